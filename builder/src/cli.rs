@@ -1,0 +1,207 @@
+//! Arguments: types only.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds immutable node images for highly available Kubernetes, makes the seeds that tell nodes what they are, and
+/// runs clusters of them as VMs on this machine.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The command's families.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// From a profile and its lock to a bootable image
+    Image(ImageArgs),
+    /// Check what a node would be told
+    Config(ConfigArgs),
+    /// Seeds, and clusters of VMs
+    Cluster(ClusterArgs),
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// `quorate image`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  quorate image build etcd\n  quorate image lock etcd --update chrony\n  quorate image plan etcd --format json")]
+pub(crate) struct ImageArgs {
+    /// Where profiles and recipes lie
+    #[arg(long, global = true, default_value = "profiles", value_name = "DIR")]
+    pub(crate) profiles: PathBuf,
+    /// OpenPGP keyring with the archive's keys (which of them count stands in profiles/keys.toml)
+    #[arg(long, global = true, default_value = "/usr/share/keyrings/debian-archive-keyring.gpg", value_name = "FILE")]
+    pub(crate) keyring: PathBuf,
+    /// Never open a socket: everything must be in the store
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
+    /// quorate-init; default: beside this program
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) init: Option<PathBuf>,
+    /// quorate-agent; default: beside this program
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+    /// Which step.
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+/// The steps of `quorate image`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Verify the archives' indices and write PROFILE.lock
+    Lock {
+        /// Name under the profiles directory, or the path of a .toml file
+        profile: String,
+        /// Change only these entries, and what they need
+        #[arg(long, value_name = "NAME")]
+        update: Vec<String>,
+    },
+    /// Print what a build would do: the resolved profile and all that goes in
+    Plan {
+        /// Name under the profiles directory, or the path of a .toml file
+        profile: String,
+        /// Text or JSON
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Build the image into out/PROFILE
+    Build(Build),
+    /// Verify a built image and print what it is made of
+    Inspect {
+        /// Name under the profiles directory, or the path of a .toml file
+        profile: String,
+        /// Text or JSON
+        #[arg(long, default_value = "text")]
+        format: Format,
+        /// The image's directory; default out/PROFILE
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+impl ImageCommand {
+    /// The profile it is about.
+    pub(crate) fn profile(&self) -> &str {
+        match self {
+            Self::Lock { profile, .. } | Self::Plan { profile, .. } | Self::Inspect { profile, .. } => profile,
+            Self::Build(b) => &b.profile,
+        }
+    }
+}
+
+/// `quorate image build`.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Name under the profiles directory, or the path of a .toml file
+    pub(crate) profile: String,
+    /// Refuse whatever the lock does not say: vanished packages, another Go toolchain
+    #[arg(long, conflicts_with = "update_vanished")]
+    pub(crate) locked: bool,
+    /// Replace entries that the mirrors no longer have (same suite, verified, shown) and leave the lock changed
+    #[arg(long)]
+    pub(crate) update_vanished: bool,
+    /// Compress for release (zstd 15) instead of the profile's level
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Where to put the image; default out/PROFILE
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// `quorate config`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Which.
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// The commands of `quorate config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Run the boot's own validator over a user-data file, or over a cluster.toml
+    Validate {
+        /// user-data (cloud-config), or a .toml with a cluster
+        file: PathBuf,
+        /// The network-config that goes with user-data
+        #[arg(long, value_name = "FILE")]
+        network: Option<PathBuf>,
+    },
+}
+
+/// `quorate cluster`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  quorate cluster new > cluster.toml\n  quorate cluster seed cluster.toml\n  quorate cluster up cluster.toml\n  quorate cluster down cluster.toml")]
+pub(crate) struct ClusterArgs {
+    /// Which.
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+/// The commands of `quorate cluster`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Print a commented cluster.toml
+    New,
+    /// Make secrets (once) and a seed for every node
+    Seed {
+        /// The cluster
+        file: PathBuf,
+    },
+    /// Boot the cluster's nodes as VMs and wait until they are ready
+    Up {
+        /// The cluster
+        file: PathBuf,
+        /// Images: a directory with one directory per profile
+        #[arg(long, default_value = "out", value_name = "DIR")]
+        images: PathBuf,
+    },
+    /// What runs, and how to talk to it
+    Status {
+        /// The cluster
+        file: PathBuf,
+        /// Text or JSON
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// End the cluster's VMs
+    Down {
+        /// The cluster
+        file: PathBuf,
+        /// Also forget the nodes' disks
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// The background process that owns the VMs (started by `up`)
+    #[command(hide = true)]
+    Keep {
+        /// The cluster
+        file: PathBuf,
+        /// Images
+        #[arg(long)]
+        images: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,178 @@
+//! A seed for every node: `<name>.seed/<node>/{user-data,meta-data,network-config,seed.iso}`, and the operator's
+//! certificates beside. Every NodeConfig passes the boot's own validator before anything is written.
+
+use super::secrets::{Secrets, keep};
+use super::spec::{Node, Spec};
+use crate::format::iso9660;
+use crate::place::Refused;
+use crate::store::{write_whole, write_whole_mode};
+use anyhow::{Context, Result};
+use contract::node::{self, Ca, NodeConfig, Pki, Role, State};
+use metadata::assemble::{Files, Transport, assemble};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The files of one node's seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeFiles {
+    pub(crate) user_data: String,
+    pub(crate) meta_data: String,
+    pub(crate) network_config: String,
+}
+
+/// Where a cluster's secrets and seeds lie: beside its file, by its name.
+pub(crate) fn dir_of(spec: &Spec, file: &Path, ending: &str) -> PathBuf {
+    file.with_file_name(format!("{}.{ending}", spec.cluster.name))
+}
+
+/// Makes and writes all seeds; returns their directory.
+pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
+    let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
+    let dir = dir_of(spec, file, "seed");
+    // The number of the seeding: a node takes the topology of a higher one.
+    let generation = last_generation(&dir) + 1;
+    let mut all = Vec::new();
+    let mut problems = Vec::new();
+    for node in &spec.nodes {
+        let files = files(spec, node, &secrets, generation)?;
+        let parts = Files {
+            user_data: Some(files.user_data.clone().into_bytes()),
+            meta_data: Some(files.meta_data.clone().into_bytes()),
+            network_config: Some(files.network_config.clone().into_bytes()),
+            others: Vec::new(),
+        };
+        if let Err(p) = assemble("seed", &parts, Transport::Medium) {
+            problems.extend(p.into_iter().map(|p| format!("{}: node {}: {p}", file.display(), node.name)));
+        }
+        all.push((node, files));
+    }
+    if !problems.is_empty() {
+        return Err(Refused(problems).into());
+    }
+    if !dir.exists() {
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    for (node, files) in all {
+        let own = dir.join(&node.name);
+        let parts = [
+            ("meta-data", files.meta_data.as_bytes()),
+            ("network-config", files.network_config.as_bytes()),
+            ("user-data", files.user_data.as_bytes()),
+        ];
+        for (name, bytes) in parts {
+            write_whole_mode(&own.join(name), bytes, 0o600)?;
+        }
+        write_whole_mode(&own.join("seed.iso"), &iso9660::write("cidata", &parts)?, 0o600)?;
+    }
+    let admin = secrets.etcd_admin()?;
+    keep(&dir.join("etcd-admin.key"), &admin.key)?;
+    keep(&dir.join("etcd-admin.crt"), &admin.cert)?;
+    write_whole(&dir.join("etcd-server-ca.crt"), secrets.authority("etcd-server-ca")?.cert.as_bytes())?;
+    write_whole(&dir.join("generation"), format!("{generation}\n").as_bytes())?;
+    crate::progress::say(&format!("secrets in {}, seeding {generation}", secrets.dir().display()));
+    Ok(dir)
+}
+
+fn last_generation(dir: &Path) -> u64 {
+    std::fs::read_to_string(dir.join("generation")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+}
+
+fn files(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Result<NodeFiles> {
+    let config = config(spec, node, secrets, generation)?;
+    // JSON is YAML, quoted without ambiguity; one key per line of the outer level for people.
+    let body = serde_json::to_string_pretty(&json!({ "quorate": config }))?;
+    Ok(NodeFiles {
+        user_data: format!("#cloud-config\n{body}\n"),
+        meta_data: format!(
+            "instance-id: {}-{}-{generation}\nlocal-hostname: {}\n",
+            spec.cluster.name, node.name, node.name
+        ),
+        network_config: network_config(spec, node)?,
+    })
+}
+
+/// The NodeConfig of a node: only what its roles need.
+fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Result<NodeConfig> {
+    let with = |role: Role| -> BTreeMap<String, std::net::IpAddr> {
+        let has = spec.nodes.iter().filter(|n| n.roles.contains(&role));
+        has.map(|n| (n.name.clone(), n.address.addr())).collect()
+    };
+    let is_member = node.roles.contains(&Role::Etcd);
+    let ca = |name: &str, with_key: bool| -> Result<Option<Ca>> {
+        let a = secrets.authority(name)?;
+        Ok(Some(Ca { cert: a.cert, key: with_key.then_some(a.key) }))
+    };
+    let mut pki = Pki::default();
+    if is_member {
+        pki.etcd_peer_ca = ca("etcd-peer-ca", true)?;
+        pki.etcd_server_ca = ca("etcd-server-ca", true)?;
+        pki.etcd_client_ca = ca("etcd-client-ca", false)?;
+    }
+    let c = &spec.cluster;
+    Ok(NodeConfig {
+        version: 1,
+        generation,
+        roles: node.roles.clone(),
+        node: node::Node { name: Some(node.name.clone()), address: node.address.addr() },
+        cluster: node::Cluster {
+            name: c.name.clone(),
+            id: secrets.id.clone(),
+            endpoint: c.endpoint.as_ref().map(|e| format!("{e}:{}", c.port.unwrap_or(6443))),
+            sans: c.sans.clone(),
+            pod_subnet: c.pod_subnet,
+            service_subnet: c.service_subnet,
+            dns_domain: c.dns_domain.clone(),
+            cni: c.cni,
+        },
+        members: if is_member { with(Role::Etcd) } else { BTreeMap::new() },
+        masters: BTreeMap::new(),
+        etcd: is_member.then(|| spec.etcd.clone()),
+        lb: None,
+        state: node.state.clone().unwrap_or(State::Ephemeral(node::Ephemeral::Ephemeral)),
+        kubernetes: None,
+        pki,
+        ntp: spec.network.ntp.clone(),
+    })
+}
+
+fn network_config(spec: &Spec, node: &Node) -> Result<String> {
+    if let Some(own) = &node.network {
+        return Ok(serde_json::to_string_pretty(own)? + "\n");
+    }
+    let mut lan = json!({
+        "match": { "macaddress": node.mac },
+        "addresses": [node.address.to_string()],
+    });
+    if let Some(gateway) = spec.network.gateway {
+        lan["routes"] = json!([{ "to": "default", "via": gateway }]);
+    }
+    if !spec.network.nameservers.is_empty() {
+        lan["nameservers"] = json!({ "addresses": spec.network.nameservers });
+    }
+    Ok(serde_json::to_string_pretty(&json!({ "version": 2, "ethernets": { "lan": lan } }))? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_numbered_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("cluster.toml");
+        std::fs::write(&file, crate::cluster::TEMPLATE).expect("written");
+        let spec = super::super::spec::read(&file).expect("good");
+        let seed = write(&spec, &file).expect("seeded");
+        assert_eq!(write(&spec, &file).expect("again"), seed);
+        let read = |name: &str| std::fs::read_to_string(seed.join(name)).expect(name);
+        assert!(read("etcd-1/meta-data").starts_with("instance-id: demo-etcd-1-2\n"));
+        let user_data = read("etcd-1/user-data");
+        assert!(user_data.contains("\"generation\": 2") && !user_data.contains("null"));
+        let mode = std::fs::metadata(seed.join("etcd-1/seed.iso")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        insta::assert_snapshot!(read("etcd-1/network-config"));
+    }
+}

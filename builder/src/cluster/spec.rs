@@ -1,0 +1,320 @@
+//! cluster.toml: as written, and checked. Placement mistakes are errors with the reason.
+
+use crate::place::{Misplaced, Refused};
+use anyhow::{Context, Result};
+use contract::check::is_label;
+use contract::node::{Etcd, Role, State};
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use toml::Spanned;
+
+/// As written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    cluster: Cluster,
+    #[serde(default)]
+    network: Network,
+    #[serde(default)]
+    etcd: WrittenEtcd,
+    #[serde(default)]
+    lb: Option<toml::Table>,
+    #[serde(default)]
+    node: Vec<Spanned<Node>>,
+    #[serde(default)]
+    lab: Lab,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) provided_by: Option<String>,
+    pub(crate) port: Option<u16>,
+    #[serde(default)]
+    pub(crate) sans: Vec<String>,
+    pub(crate) pod_subnet: Option<IpNet>,
+    pub(crate) service_subnet: Option<IpNet>,
+    pub(crate) dns_domain: Option<String>,
+    pub(crate) cni: Option<contract::node::Cni>,
+}
+
+/// `[network]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Network {
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) nameservers: Vec<IpAddr>,
+    pub(crate) ntp: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenEtcd {
+    heartbeat: String,
+    election: String,
+    quota: String,
+}
+
+impl Default for WrittenEtcd {
+    fn default() -> Self {
+        Self { heartbeat: "50ms".into(), election: "500ms".into(), quota: "4GiB".into() }
+    }
+}
+
+/// `[[node]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) roles: BTreeSet<Role>,
+    pub(crate) address: IpNet,
+    pub(crate) mac: String,
+    pub(crate) state: Option<State>,
+    /// Profile; default: the smallest with these roles.
+    pub(crate) image: Option<String>,
+    /// network-config v2 instead of `[network]`.
+    pub(crate) network: Option<toml::Table>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "for roles that are not in this version")]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "for roles that are not in this version")]
+    taints: Vec<String>,
+    #[expect(dead_code, reason = "for roles that are not in this version")]
+    max_pods: Option<u32>,
+    #[expect(dead_code, reason = "for roles that are not in this version")]
+    reserved: Option<toml::Table>,
+}
+
+/// `[lab]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Lab {
+    pub(crate) accel: String,
+    pub(crate) dilation: Dilation,
+    pub(crate) memory: BTreeMap<Role, String>,
+    pub(crate) state_size: String,
+    pub(crate) forward: Vec<Forward>,
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self {
+            accel: "auto".into(),
+            dilation: Dilation::Word("auto".into()),
+            memory: BTreeMap::new(),
+            state_size: "8GiB".into(),
+            forward: Vec::new(),
+        }
+    }
+}
+
+/// A factor, or the word `auto`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Dilation {
+    Factor(f64),
+    Word(String),
+}
+
+/// A port of this machine that leads into the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Forward {
+    pub(crate) host: SocketAddr,
+    pub(crate) to: SocketAddr,
+}
+
+/// Checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) cluster: Cluster,
+    pub(crate) network: Network,
+    pub(crate) etcd: Etcd,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) lab: Lab,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads and checks a cluster.toml.
+pub(crate) fn read(path: &Path) -> Result<Spec> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading {}; hint: `quorate cluster new` prints one to start from", path.display()))?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Spec> {
+    let written: Written = toml::from_str(text).map_err(|e| Misplaced::toml(path, text, &e))?;
+    let mut problems = Vec::new();
+    let mut at = |offset: usize, message: String| problems.push(Misplaced::at(path, text, offset, message).to_string());
+    let place = |needle: &str| text.find(needle).unwrap_or(0);
+    if written.version != 1 {
+        at(place("version"), format!("version: expected 1, found {}", written.version));
+    }
+    let name = &written.cluster.name;
+    if !is_label(name) || name.len() > 32 {
+        at(place(name), format!("cluster.name: `{name}` is not an RFC 1123 label of at most 32 characters"));
+    }
+    let etcd = match etcd(&written.etcd) {
+        Ok(e) => e,
+        Err((value, e)) => {
+            at(place(&value), e);
+            Etcd::default()
+        }
+    };
+    if let Some(p) = written.cluster.provided_by.as_deref().filter(|p| !["vip", "external"].contains(p)) {
+        at(place(p), format!("cluster.provided_by: expected `vip` or `external`, found `{p}`"));
+    }
+    for (offset, message) in placement(&written) {
+        at(offset, message);
+    }
+    if !problems.is_empty() {
+        return Err(Refused(problems).into());
+    }
+    let nodes: Vec<Node> = written.node.into_iter().map(Spanned::into_inner).collect();
+    let members = nodes.iter().filter(|n| n.roles.contains(&Role::Etcd)).count();
+    let mut warnings = Vec::new();
+    if members % 2 == 0 {
+        warnings.push(format!(
+            "{members} etcd members survive no more failures than {}: an odd number is better",
+            members - 1
+        ));
+    }
+    Ok(Spec { cluster: written.cluster, network: written.network, etcd, nodes, lab: written.lab, warnings })
+}
+
+fn placement(w: &Written) -> Vec<(usize, String)> {
+    let mut problems = Vec::new();
+    let mut names = BTreeSet::new();
+    let mut addresses = BTreeMap::new();
+    let mut macs = BTreeMap::new();
+    for spanned in &w.node {
+        let (at, node) = (spanned.span().start, spanned.get_ref());
+        let mut say = |text: String| problems.push((at, format!("node {}: {text}", node.name)));
+        if !is_label(&node.name) {
+            say("its name is not an RFC 1123 label (lower-case letters, digits, inner dashes, at most 63)".into());
+        }
+        if !names.insert(&node.name) {
+            say("the name is given twice".into());
+        }
+        if let Some(other) = addresses.insert(node.address.addr(), &node.name) {
+            say(format!("has the address {} that {other} has already", node.address.addr()));
+        }
+        if let Some(other) = macs.insert(node.mac.to_ascii_lowercase(), &node.name) {
+            say(format!("has the MAC address {} that {other} has already", node.mac));
+        }
+        if node.address.prefix_len() == 0 || node.address.addr() == node.address.network() {
+            say(format!("address: expected a host's address with its prefix length, found {}", node.address));
+        }
+        if let Some(g) = w.network.gateway.filter(|g| node.network.is_none() && !node.address.contains(g)) {
+            say(format!("the gateway {g} is outside its subnet {}", node.address.trunc()));
+        }
+        if node.roles.is_empty() {
+            say("has no role; expected at least one of master, etcd, lb, worker".into());
+        }
+        if let Some(role) = node.roles.iter().find(|r| !Role::RUN_BY_THIS_VERSION.contains(r)) {
+            say(format!("the role `{role}` is not in this version of quorate; it runs etcd"));
+        }
+        if node.roles.contains(&Role::Etcd) && node.state.is_none() {
+            say("has `etcd` but no `state`: name a disk, or write state = \"ephemeral\"".into());
+        }
+        if let Some(vip) = w.cluster.endpoint.as_deref().and_then(|e| e.parse::<IpAddr>().ok())
+            && w.cluster.provided_by.as_deref() != Some("external")
+        {
+            if vip == node.address.addr() {
+                say(format!("has the address {vip} of the endpoint"));
+            } else if node.roles.contains(&Role::Lb) && !node.address.contains(&vip) {
+                say(format!("the virtual IP {vip} is outside its subnet {}", node.address.trunc()));
+            }
+        }
+    }
+    if !w.node.iter().any(|n| n.get_ref().roles.contains(&Role::Etcd)) {
+        problems.push((0, "no node has the role etcd: a cluster needs at least one member".into()));
+    }
+    if w.lb.is_some() {
+        problems.push((0, "[lb]: load balancers are not in this version of quorate".into()));
+    }
+    problems
+}
+
+fn etcd(w: &WrittenEtcd) -> Result<Etcd, (String, String)> {
+    let ms = |key: &str, text: &str| {
+        let n = text.strip_suffix("ms").and_then(|n| n.trim().parse().ok());
+        let n = n.or_else(|| text.strip_suffix('s').and_then(|n| n.trim().parse::<u32>().ok()?.checked_mul(1000)));
+        n.ok_or_else(|| (text.to_owned(), format!("etcd.{key}: expected a time like \"50ms\", found `{text}`")))
+    };
+    let (heartbeat_ms, election_ms) = (ms("heartbeat", &w.heartbeat)?, ms("election", &w.election)?);
+    if u64::from(election_ms) < 10 * u64::from(heartbeat_ms) {
+        return Err((w.election.clone(), format!("etcd.election: expected at least ten heartbeats, {} ms", 10 * heartbeat_ms)));
+    }
+    let quota_bytes = bytes(&w.quota)
+        .ok_or_else(|| (w.quota.clone(), format!("etcd.quota: expected a size like \"4GiB\", found `{}`", w.quota)))?;
+    Ok(Etcd { heartbeat_ms, election_ms, quota_bytes, ..Etcd::default() })
+}
+
+/// `512MiB`, `4GiB`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let (number, shift) = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
+        (Some(n), _) => (n, 30),
+        (None, Some(n)) => (n, 20),
+        (None, None) => return None,
+    };
+    number.trim().parse::<u64>().ok()?.checked_shl(shift).filter(|b| *b > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        parse(Path::new("cluster.toml"), text).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn the_template_is_good() {
+        let spec = parse(Path::new("t"), crate::cluster::TEMPLATE).expect("good");
+        assert!(spec.warnings.is_empty() && spec.nodes.len() == 1);
+        assert_eq!(spec.etcd.quota_bytes, 4 << 30);
+    }
+
+    #[test]
+    fn placement_mistakes_are_named_with_their_place() {
+        let second = "\n[[node]]\nname = \"etcd-2\"\nroles = [\"etcd\"]\naddress = \"10.77.0.31/24\"\nmac = \"52:54:00:77:00:32\"\nstate = \"ephemeral\"\n";
+        let t = crate::cluster::TEMPLATE;
+        let cases = [
+            (format!("{t}{second}"), "cluster.toml:32:1: node etcd-2: has the address 10.77.0.31 that etcd-1 has already"),
+            (t.replace("\"etcd-1\"", "\"Etcd_1\""), "not an RFC 1123 label"),
+            (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "no node has the role etcd"),
+            (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "`worker` is not in this version"),
+            (t.replace("gateway = \"10.77.0.1\"", "gateway = \"10.78.0.1\""), "outside its subnet 10.77.0.0/24"),
+            (t.replace("state = {", "stat = {"), "hint: did you mean `state`?"),
+            (t.replace("\"500ms\"", "\"400ms\""), "at least ten heartbeats"),
+            (t.replace("\"4GiB\"", "\"4 gigs\""), "etcd.quota: expected a size"),
+            (t.replace("state = { disk = \"/dev/vda\" }", ""), "no `state`"),
+            (t.replace("name = \"demo\"", "name = \"demo\"\nendpoint = \"10.77.0.31\""), "address 10.77.0.31 of the endpoint"),
+        ];
+        for (text, want) in cases {
+            let e = problems(&text);
+            assert!(e.contains(want), "{e}\n-- expected: {want}");
+        }
+    }
+
+    #[test]
+    fn an_even_number_of_members_is_a_warning() {
+        let second = "\n[[node]]\nname = \"etcd-2\"\nroles = [\"etcd\"]\naddress = \"10.77.0.32/24\"\nmac = \"52:54:00:77:00:32\"\nstate = \"ephemeral\"\n";
+        let spec = parse(Path::new("t"), &format!("{}{second}", crate::cluster::TEMPLATE)).expect("good");
+        assert_eq!(spec.warnings.len(), 1);
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!((bytes("512MiB"), bytes("4GiB"), bytes("4"), bytes("0MiB")), (Some(512 << 20), Some(4 << 30), None, None));
+    }
+}

@@ -1,0 +1,10 @@
+//! Ports, by who listens (the README's network table).
+
+/// etcd, clients: node address and 127.0.0.1.
+pub const ETCD_CLIENT: u16 = 2379;
+/// etcd, peers: node address.
+pub const ETCD_PEER: u16 = 2380;
+/// etcd's metrics and health over plain http: 127.0.0.1.
+pub const ETCD_METRICS: u16 = 2381;
+/// The agent's bootstrap question, TLS with the peer CA on both sides: node address.
+pub const MEMBERSHIP: u16 = 2382;

@@ -1,0 +1,68 @@
+//! What init supervises: services as data.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A program that PID 1 keeps running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name: cgroup, log directory, what others need.
+    pub name: String,
+    /// Program (absolute path) and arguments; never a shell.
+    pub command: Vec<String>,
+    /// uid and gid.
+    #[serde(default)]
+    pub user: u32,
+    /// Environment beside `PATH` and `NOTIFY_SOCKET`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// A file of `KEY=VALUE` lines, read at each start: how a decision made after the plan reaches a command.
+    #[serde(default)]
+    pub environment_from: Option<String>,
+    /// Services (ready) or conditions (done) that must be there before it starts.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// When it counts as ready.
+    pub ready: Ready,
+    /// What stopping it kills.
+    #[serde(default)]
+    pub kills: Kills,
+    /// `memory.max` in bytes; none = no limit.
+    #[serde(default)]
+    pub memory_max: Option<u64>,
+    /// `pids.max`.
+    #[serde(default)]
+    pub pids_max: Option<u64>,
+    /// Has a control channel to PID 1 on [`crate::control::CHANNEL_FD`].
+    #[serde(default)]
+    pub agent: bool,
+    /// May be left out of the orderly stop until the others are down (the agent that writes logs).
+    #[serde(default)]
+    pub last: bool,
+}
+
+/// When a service counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ready {
+    /// As soon as the process runs.
+    Started,
+    /// It sends `READY=1` (sd_notify).
+    Notify,
+    /// An agent said `done` for all of these.
+    Done(Vec<String>),
+    /// `READY=1` first, then the conditions.
+    NotifyThenDone(Vec<String>),
+}
+
+/// What stopping a service kills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kills {
+    /// Everything in its cgroup.
+    #[default]
+    Cgroup,
+    /// The process only (containerd: its shims, and so every pod, must outlive it).
+    Process,
+}

@@ -1,0 +1,124 @@
+//! KVM or emulation. A `/dev/kvm` that exists can still hang a guest, so it is believed only after a tiny guest ran.
+
+use crate::vm::die_with_parent;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// QEMU's program.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// A working KVM answers the probe within milliseconds.
+const PROBE: Duration = Duration::from_secs(5);
+/// No event tells that a child with a deadline ended; short beside the time a QEMU takes to start.
+const PROBE_POLL: Duration = Duration::from_millis(20);
+
+/// How guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// Hardware.
+    Kvm,
+    /// QEMU's emulator.
+    Tcg,
+}
+
+impl Accel {
+    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`.
+    pub fn choose(word: &str, cache: &Path) -> Result<Self> {
+        match word {
+            "tcg" => Ok(Self::Tcg),
+            "kvm" => Ok(Self::Kvm),
+            "auto" => {
+                let memory = cache.join("quorate/kvm");
+                match std::fs::read_to_string(&memory).as_deref() {
+                    Ok("works") if Path::new("/dev/kvm").exists() => return Ok(Self::Kvm),
+                    Ok("fails") => return Ok(Self::Tcg),
+                    _ => {}
+                }
+                let works = Path::new("/dev/kvm").exists() && probe("kvm")?;
+                // Remembering is only a convenience.
+                let _ = std::fs::create_dir_all(cache.join("quorate"));
+                let _ = std::fs::write(&memory, if works { "works" } else { "fails" });
+                Ok(if works { Self::Kvm } else { Self::Tcg })
+            }
+            other => bail!("accel `{other}`: expected auto, kvm or tcg"),
+        }
+    }
+
+    /// QEMU's arguments. `-cx16`: QEMU 7.2's emulation of cmpxchg16b makes kernels oops under load; one thread per
+    /// machine: its multi-threaded emulation of several processors does too.
+    pub(crate) fn arguments(self) -> [&'static str; 6] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host", "-smp", "1"],
+            Self::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "1"],
+        }
+    }
+
+    /// The dilation that suits one guest: emulation is about this much slower than the processor.
+    pub fn dilation(self, nodes: usize, cores: usize) -> f64 {
+        match self {
+            Self::Kvm => 1.0,
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            Self::Tcg => (8.0 * (nodes as f64 / cores.max(1) as f64)).clamp(8.0, 40.0),
+        }
+    }
+}
+
+/// A firmware of one instruction pair: at the reset vector it writes to QEMU's debug-exit port, which ends QEMU with a
+/// status of its own.
+fn firmware() -> Vec<u8> {
+    let mut rom = vec![0xf4; 64 << 10]; // hlt
+    // mov al, 0x2a; out 0xf4, al; hlt; jmp -3
+    rom[0xfff0..0xfff7].copy_from_slice(&[0xb0, 0x2a, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd]);
+    rom
+}
+
+/// isa-debug-exit's status for the value written: (v << 1) | 1.
+const PROBE_STATUS: i32 = (0x2a << 1) | 1;
+
+/// Whether a guest runs under an accelerator.
+fn probe(accel: &str) -> Result<bool> {
+    let rom = std::env::temp_dir().join(format!("quorate-probe-{}.rom", std::process::id()));
+    std::fs::write(&rom, firmware()).context("writing the probe's firmware")?;
+    let mut command = Command::new(QEMU);
+    command.args(["-accel", accel, "-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-bios"]).arg(&rom);
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    die_with_parent(&mut command);
+    let started = command.spawn().with_context(|| format!("starting {QEMU}; hint: apt-get install qemu-system-x86"));
+    let result = started.and_then(|mut child| {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.code() == Some(PROBE_STATUS));
+            }
+            if began.elapsed() > PROBE {
+                child.kill()?;
+                child.wait()?;
+                return Ok(false);
+            }
+            std::thread::sleep(PROBE_POLL);
+        }
+    });
+    std::fs::remove_file(&rom)?;
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The probe itself is right: emulation always works.
+    #[test]
+    fn the_probe_recognises_a_working_accelerator() {
+        assert!(probe("tcg").expect("qemu-system-x86 is installed"));
+    }
+
+    #[test]
+    fn words() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(Accel::choose("tcg", dir.path()).expect("known"), Accel::Tcg);
+        assert!(Accel::choose("hvf", dir.path()).is_err());
+    }
+}

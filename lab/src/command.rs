@@ -1,0 +1,136 @@
+//! How QEMU is called: from a machine's description to arguments, pure.
+
+use crate::accel::Accel;
+use crate::clock::Clock;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The network that every lab has.
+pub const SUBNET: &str = "net=10.77.0.0/24,host=10.77.0.1,dns=10.77.0.3,dhcpstart=10.77.0.200";
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its name, for logs.
+    pub name: String,
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initrd: PathBuf,
+    /// Kernel command line, without what dilation adds.
+    pub cmdline: String,
+    /// MiB.
+    pub memory: u64,
+    /// In the order of their names: vda, vdb, …
+    pub disks: Vec<Disk>,
+    /// NIC; none = no network at all.
+    pub mac: Option<String>,
+    /// Ports of this machine that lead to the guest.
+    pub forwards: Vec<(SocketAddr, SocketAddr)>,
+    /// SMBIOS type 1 serial number.
+    pub serial: Option<String>,
+    /// How it runs.
+    pub accel: Accel,
+    /// How fast its clock runs.
+    pub clock: Clock,
+    /// Where its logs go.
+    pub dir: PathBuf,
+}
+
+/// A disk.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Image file.
+    pub path: PathBuf,
+    /// `raw` or `qcow2`.
+    pub format: &'static str,
+    /// Serial number, as the guest sees it.
+    pub serial: String,
+    /// Never written to.
+    pub read_only: bool,
+}
+
+/// File descriptor that QEMU's monitor speaks on.
+pub(crate) const QMP_FD: i32 = 9;
+
+impl Machine {
+    /// QEMU's arguments.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut a: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| a.extend(words.iter().map(ToString::to_string));
+        add(&["-name", &self.name, "-M", "pc"]);
+        add(&self.accel.arguments());
+        add(&["-m", &self.memory.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-rtc", "base=utc"]);
+        add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initrd)]);
+        add(&["-append", &format!("{}{}", self.cmdline, self.clock.cmdline())]);
+        add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        add(&["-chardev", &format!("socket,id=qmp,fd={QMP_FD}"), "-mon", "chardev=qmp,mode=control"]);
+        add(&["-device", "virtio-rng-pci"]);
+        if let Some(serial) = &self.serial {
+            // A comma separates QEMU's options; doubled it stands for itself.
+            add(&["-smbios", &format!("type=1,serial={}", serial.replace(',', ",,"))]);
+        }
+        for (i, disk) in self.disks.iter().enumerate() {
+            let id = format!("disk{i}");
+            add(&["-blockdev", &disk.blockdev(&id)]);
+            add(&["-device", &format!("virtio-blk-pci,drive={id},id={id}-device,serial={}", disk.serial)]);
+        }
+        if let Some(mac) = &self.mac {
+            let mut user = format!("user,id=lan,{SUBNET}");
+            for (host, guest) in &self.forwards {
+                user += &format!(",hostfwd=tcp:{}:{}-{}:{}", host.ip(), host.port(), guest.ip(), guest.port());
+            }
+            add(&["-netdev", &user, "-device", &format!("virtio-net-pci,netdev=lan,mac={mac}")]);
+        }
+        a
+    }
+}
+
+impl Disk {
+    /// Its `-blockdev` option, which is also QMP's `blockdev-add` when read as JSON.
+    pub fn blockdev(&self, id: &str) -> String {
+        serde_json::json!({
+            "driver": self.format,
+            "node-name": id,
+            "read-only": self.read_only,
+            "file": { "driver": "file", "filename": text(&self.path) },
+        })
+        .to_string()
+    }
+}
+
+fn text(path: &std::path::Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_as_arguments() {
+        let m = Machine {
+            name: "etcd-1".into(),
+            kernel: "/i/vmlinuz".into(),
+            initrd: "/i/initrd".into(),
+            cmdline: "console=ttyS0".into(),
+            memory: 512,
+            disks: vec![Disk { path: "/s/a,b.iso".into(), format: "raw", serial: "seed".into(), read_only: true }],
+            mac: Some("52:54:00:77:00:31".into()),
+            forwards: vec![("127.0.0.1:0".parse().expect("an address"), "10.77.0.31:2379".parse().expect("an address"))],
+            serial: Some("ds=nocloud;s=http://10.77.0.1:80/a,b/".into()),
+            accel: Accel::Tcg,
+            clock: Clock::new(1.0).expect("real time"),
+            dir: "/tmp".into(),
+        };
+        let line = m.arguments().join(" ");
+        for want in [
+            "-accel tcg,thread=single -cpu max,-cx16 -smp 1",
+            "hostfwd=tcp:127.0.0.1:0-10.77.0.31:2379",
+            "serial=ds=nocloud;s=http://10.77.0.1:80/a,,b/",
+            r#""filename":"/s/a,b.iso""#,
+        ] {
+            assert!(line.contains(want), "{line}\n-- expected: {want}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A running VM. Its QEMU process is owned: it ends when the [`Vm`] is dropped, and by the kernel's parent-death signal
+//! when the owner crashes.
+
+use crate::accel::QEMU;
+use crate::clock::Clock;
+use crate::command::{Disk, Machine, QMP_FD};
+use crate::console::Console;
+use crate::qmp::Qmp;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// No event tells that a QEMU told to end has ended, within a bound.
+const END_POLL: Duration = Duration::from_millis(20);
+
+/// A VM.
+#[derive(Debug)]
+pub struct Vm {
+    name: String,
+    child: Child,
+    qmp: Qmp,
+    /// What it says.
+    pub console: Console,
+    clock: Clock,
+    at: usize,
+}
+
+/// The kernel kills a child when the thread that made it ends, however that happens.
+#[expect(unsafe_code, reason = "prctl between fork and exec")]
+pub(crate) fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl(2) is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// Lets a child inherit `fd` as [`QMP_FD`].
+#[expect(unsafe_code, reason = "dup2 between fork and exec")]
+fn inherit(command: &mut Command, fd: i32) {
+    // SAFETY: dup2(2) is async-signal-safe; the descriptor stays open until the child was made.
+    unsafe {
+        command.pre_exec(move || if libc::dup2(fd, QMP_FD) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+    }
+}
+
+impl Vm {
+    /// Starts it.
+    pub fn start(machine: &Machine) -> Result<Self> {
+        std::fs::create_dir_all(&machine.dir).with_context(|| format!("making {}", machine.dir.display()))?;
+        let log = |name: &str| {
+            let path = machine.dir.join(format!("{}.{name}", machine.name));
+            File::create(&path).with_context(|| format!("making {}", path.display()))
+        };
+        let (ours, theirs) = UnixStream::pair().context("making QEMU's monitor channel")?;
+        let mut command = Command::new(QEMU);
+        command.args(machine.arguments()).envs(machine.clock.environment());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
+        die_with_parent(&mut command);
+        inherit(&mut command, theirs.as_raw_fd());
+        let mut child =
+            command.spawn().with_context(|| format!("starting {QEMU}; hint: apt-get install qemu-system-x86"))?;
+        drop(theirs);
+        let console = Console::default();
+        let stdout = child.stdout.take().context("QEMU has no output")?;
+        console.follow(stdout, log("console.log")?);
+        let qmp = Qmp::new(ours).or_else(|e| {
+            child.wait()?;
+            let said = std::fs::read_to_string(machine.dir.join(format!("{}.qemu.log", machine.name))).unwrap_or_default();
+            Err(e.context(format!("QEMU did not start: {}", said.trim())))
+        })?;
+        Ok(Self { name: machine.name.clone(), child, qmp, console, clock: machine.clock, at: 0 })
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Waits for the next line that contains `needle`, for at most `guest` of the guest's time. Lines before it are
+    /// passed over for good: waits follow the order of events.
+    pub fn wait_for(&mut self, needle: &str, guest: Duration) -> Result<String> {
+        let host = self.clock.host(guest);
+        let found = self.console.wait(self.at, host, &format!("`{needle}` on {}", self.name), |l| l.contains(needle));
+        let (line, at) = found?;
+        self.at = at;
+        Ok(line)
+    }
+
+    /// Whether a line since the last wait, or before it, contains `needle`.
+    pub fn has_said(&self, needle: &str) -> bool {
+        self.console.since(0).iter().any(|l| l.contains(needle))
+    }
+
+    /// Presses the power button.
+    pub fn power_button(&mut self) -> Result<()> {
+        self.qmp.run("system_powerdown", &json!({})).map(|_| ())
+    }
+
+    /// Resets the machine, as the reset button does: nothing is flushed.
+    pub fn reset(&mut self) -> Result<()> {
+        self.qmp.run("system_reset", &json!({})).map(|_| ())
+    }
+
+    /// Plugs a disk in.
+    pub fn plug(&mut self, id: &str, disk: &Disk) -> Result<()> {
+        self.qmp.run("blockdev-add", &serde_json::from_str(&disk.blockdev(id))?)?;
+        let device = json!({ "driver": "virtio-blk-pci", "drive": id, "id": format!("{id}-device"), "serial": disk.serial });
+        self.qmp.run("device_add", &device).map(|_| ())
+    }
+
+    /// Asks the guest to let a disk go; it is gone when the guest has done so.
+    pub fn unplug(&mut self, id: &str) -> Result<()> {
+        self.qmp.run("device_del", &json!({ "id": format!("{id}-device") })).map(|_| ())
+    }
+
+    /// The host's side of the forward to a guest's address, where the host's port was left to QEMU.
+    pub fn forwarded(&mut self, guest: SocketAddr) -> Result<SocketAddr> {
+        let table = self.qmp.human("info usernet")?;
+        for line in table.lines().filter(|l| l.contains("HOST_FORWARD")) {
+            let w: Vec<&str> = line.split_whitespace().collect();
+            if let [_, _, host, host_port, to, to_port, ..] = w[..]
+                && to == guest.ip().to_string()
+                && to_port == guest.port().to_string()
+            {
+                return Ok(SocketAddr::new(host.parse()?, host_port.parse()?));
+            }
+        }
+        bail!("no port of this machine leads to {guest}:\n{table}")
+    }
+
+    /// Waits until QEMU ended by itself.
+    pub fn wait_end(&mut self, guest: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + self.clock.host(guest);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                let tail = self.console.since(self.console.len().saturating_sub(40));
+                bail!("{} still runs; its last lines:\n  {}", self.name, tail.join("\n  "));
+            }
+            std::thread::sleep(END_POLL);
+        }
+    }
+
+    /// Cuts the power.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
