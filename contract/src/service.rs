@@ -23,6 +23,9 @@ pub struct Service {
     /// Services (ready) or conditions (done) that must be there before it starts.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Conditions it brings about: it is stopped after those that need them.
+    #[serde(default)]
+    pub provides: Vec<String>,
     /// When it counts as ready.
     pub ready: Ready,
     /// What stopping it kills.

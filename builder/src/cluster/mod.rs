@@ -10,7 +10,7 @@ use crate::cli::{ClusterArgs, ClusterCommand};
 use anyhow::Result;
 
 /// What `cluster new` prints.
-pub(crate) const TEMPLATE: &str = include_str!("template.toml");
+pub(crate) const TEMPLATE: &str = include_str!("../../../examples/etcd.toml");
 
 /// Dispatches.
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {

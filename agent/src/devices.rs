@@ -1,0 +1,238 @@
+//! The verb `devices`: tells PID 1 which modules devices ask for and when media appear, keeps `/dev/disk/by-*`, and
+//! hears the power button.
+
+use crate::channel::Channel;
+use crate::uevent::{Fields, Uevents};
+use contract::control::{FromAgent, ShutdownKind};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// `struct input_event` on 64 bits: time, type, code, value (linux/input.h).
+const INPUT_EVENT: usize = 24;
+const EV_KEY: u16 = 1;
+const KEY_POWER: u16 = 116;
+/// Directories below /sys/devices are at most this deep.
+const DEPTH_MAX: usize = 24;
+
+pub(crate) fn run() -> Result<(), String> {
+    let mut devices = Devices { channel: Channel, asked: BTreeSet::new(), buttons: Vec::new() };
+    // Listening comes first: what appears while the tree is walked is heard, at worst twice.
+    let uevents = Uevents::open()?;
+    devices.coldplug()?;
+    loop {
+        let mut fds = vec![PollFd::new(uevents.as_fd(), PollFlags::POLLIN)];
+        fds.extend(devices.buttons.iter().map(|b| PollFd::new(b.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(format!("waiting for uevents: {e}")),
+        }
+        drop(fds);
+        loop {
+            match uevents.next() {
+                Ok(Some(fields)) => devices.event(&fields)?,
+                Ok(None) => break,
+                Err(()) => devices.coldplug()?,
+            }
+        }
+        devices.buttons()?;
+    }
+}
+
+struct Devices {
+    channel: Channel,
+    /// Modaliases that were asked for already.
+    asked: BTreeSet<String>,
+    /// Input devices.
+    buttons: Vec<File>,
+}
+
+impl Devices {
+    /// Everything that is there now.
+    fn coldplug(&mut self) -> Result<(), String> {
+        let mut modaliases = Vec::new();
+        walk(Path::new("/sys/devices"), 0, &mut modaliases);
+        for alias in modaliases {
+            self.ask(&alias)?;
+        }
+        for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
+            links(Path::new("/dev"), &entry.path());
+        }
+        for entry in fs::read_dir("/sys/class/input").into_iter().flatten().flatten() {
+            self.input(&entry.file_name().to_string_lossy());
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, modalias: &str) -> Result<(), String> {
+        if !modalias.is_empty() && self.asked.insert(modalias.to_owned()) {
+            self.channel.say(&FromAgent::Module { modalias: modalias.into() })?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, fields: &Fields) -> Result<(), String> {
+        let field = |k: &str| fields.get(k).map(String::as_str).unwrap_or_default();
+        let (action, subsystem, name) = (field("ACTION"), field("SUBSYSTEM"), field("DEVNAME"));
+        if action == "add" {
+            self.ask(field("MODALIAS"))?;
+        }
+        match (subsystem, action) {
+            ("block", "add" | "change") => {
+                links(Path::new("/dev"), &Path::new("/sys/class/block").join(name.trim_start_matches("/dev/")));
+                self.channel.say(&FromAgent::Media { device: name.into() })?;
+            }
+            ("block", "remove") => remove_links(Path::new("/dev"), name.trim_start_matches("/dev/")),
+            ("input", "add") => self.input(name.rsplit('/').next().unwrap_or_default()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, name: &str) {
+        if !name.starts_with("event") {
+            return;
+        }
+        let options = || {
+            let mut o = File::options();
+            o.read(true).custom_flags(libc::O_NONBLOCK);
+            o
+        };
+        if let Ok(file) = options().open(format!("/dev/input/{name}")) {
+            self.buttons.push(file);
+        }
+    }
+
+    /// Reads what was pressed; a device that is gone is forgotten.
+    fn buttons(&mut self) -> Result<(), String> {
+        let mut pressed = false;
+        self.buttons.retain_mut(|file| {
+            let mut event = [0; INPUT_EVENT];
+            loop {
+                match file.read(&mut event) {
+                    Ok(INPUT_EVENT) => pressed |= is_power(&event),
+                    Ok(_) => return false,
+                    Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+                }
+            }
+        });
+        if pressed {
+            let why = "the power button".to_owned();
+            self.channel.say(&FromAgent::Shutdown { kind: ShutdownKind::Poweroff, why })?;
+        }
+        Ok(())
+    }
+}
+
+fn is_power(event: &[u8; INPUT_EVENT]) -> bool {
+    let word = |at: usize| u16::from_le_bytes([event[at], event[at + 1]]);
+    word(16) == EV_KEY && word(18) == KEY_POWER && event[20..] == [1, 0, 0, 0]
+}
+
+fn walk(dir: &Path, depth: usize, modaliases: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(t) if t.is_dir() && depth < DEPTH_MAX => walk(&entry.path(), depth + 1, modaliases),
+            Ok(t) if t.is_file() && entry.file_name() == "modalias" => {
+                if let Ok(text) = fs::read_to_string(entry.path()) {
+                    modaliases.push(text.trim().to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The names under which a block device is known, below `/dev/disk`, as udev's rules make them.
+fn names(device: &Path) -> Vec<String> {
+    let Ok(dir) = fs::canonicalize(device) else { return Vec::new() };
+    let read = |p: PathBuf| fs::read_to_string(p).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let partition = read(dir.join("partition"));
+    let disk = if partition.is_some() { dir.parent().unwrap_or(&dir).to_path_buf() } else { dir.clone() };
+    let part = partition.map(|n| format!("-part{n}")).unwrap_or_default();
+    let name = disk.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let safe = |t: String| t.chars().map(|c| if c.is_ascii_alphanumeric() || "#+-.:=@_".contains(c) { c } else { '_' }).collect::<String>();
+    let mut names = Vec::new();
+    let bus = if name.starts_with("vd") { "virtio" } else if name.starts_with("nvme") { "nvme" } else { "scsi" };
+    if let Some(serial) = read(disk.join("serial")).or_else(|| read(disk.join("device/serial"))) {
+        names.push(format!("by-id/{bus}-{}{part}", safe(serial)));
+    }
+    if let Some(wwid) = read(disk.join("wwid")).or_else(|| read(disk.join("device/wwid"))) {
+        names.push(format!("by-id/{}{part}", safe(wwid)));
+    }
+    // The last PCI function on the way to the disk.
+    let pci = disk.components().rev().map(|c| c.as_os_str().to_string_lossy().into_owned()).find(|c| {
+        c.len() == 12 && c.as_bytes()[4] == b':' && c.as_bytes()[7] == b':' && c.as_bytes()[10] == b'.'
+    });
+    names.extend(pci.map(|p| format!("by-path/pci-{p}{part}")));
+    let uevent = read(dir.join("uevent")).unwrap_or_default();
+    for line in uevent.lines() {
+        match line.split_once('=') {
+            Some(("PARTNAME", v)) => names.push(format!("by-partlabel/{}", safe(v.to_owned()))),
+            Some(("PARTUUID", v)) => names.push(format!("by-partuuid/{}", safe(v.to_owned()))),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn links(dev: &Path, device: &Path) {
+    let Some(name) = device.file_name() else { return };
+    for link in names(device) {
+        let path = dev.join("disk").join(link);
+        if let Some(dir) = path.parent() {
+            // A link that cannot be made is one name fewer for a disk that has others.
+            let _ = fs::create_dir_all(dir);
+        }
+        let _ = fs::remove_file(&path);
+        let _ = symlink(Path::new("../..").join(name), &path);
+    }
+}
+
+fn remove_links(dev: &Path, name: &str) {
+    let target = Path::new("../..").join(name);
+    for dir in fs::read_dir(dev.join("disk")).into_iter().flatten().flatten() {
+        for link in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+            if fs::read_link(link.path()).is_ok_and(|t| t == target) {
+                let _ = fs::remove_file(link.path());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_links() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = dir.path().join("devices/pci0000:00/0000:00:05.0/virtio2/block/vdb");
+        fs::create_dir_all(disk.join("vdb1")).expect("made");
+        fs::write(disk.join("serial"), "my seed\n").expect("written");
+        fs::write(disk.join("vdb1/partition"), "1\n").expect("written");
+        fs::write(disk.join("vdb1/uevent"), "PARTNAME=quorate-state\n").expect("written");
+        assert_eq!(names(&disk), ["by-id/virtio-my_seed", "by-path/pci-0000:00:05.0"]);
+        let dev = dir.path().join("dev");
+        links(&dev, &disk.join("vdb1"));
+        let link = dev.join("disk/by-partlabel/quorate-state");
+        assert_eq!(fs::read_link(&link).expect("a link"), Path::new("../../vdb1"));
+        remove_links(&dev, "vdb1");
+        assert!(fs::read_link(&link).is_err());
+    }
+
+    #[test]
+    fn the_power_key_alone_counts() {
+        let mut event = [0; INPUT_EVENT];
+        event[16] = 1;
+        event[18] = 116;
+        event[20] = 1;
+        assert!(is_power(&event));
+        event[18] = 115;
+        assert!(!is_power(&event));
+    }
+}

@@ -1,0 +1,45 @@
+//! `quorate-agent`: one verb per process, supervised by PID 1.
+//!
+//! **May enter:** what parses what others wrote, speaks TLS, HTTP or netlink, and can be restarted at any moment.
+//! **May not enter:** starting programs (PID 1 alone does), roles (they are planned in `init/src/roles`).
+//!
+//! | verb | what it does | file |
+//! |---|---|---|
+//! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
+//! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button | `devices.rs` |
+//! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
+//! | `node` | leaf certificates, etcd membership, the saved time | `node.rs`, `pki.rs`, `membership/` |
+//! | `log` | writes what services print | `logs.rs` |
+
+mod channel;
+mod clock;
+mod devices;
+mod etcd;
+mod logs;
+mod membership;
+mod net;
+mod node;
+mod pki;
+mod source;
+mod uevent;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let verb = std::env::args().nth(1);
+    let result = match verb.as_deref() {
+        Some("metadata") => source::run(),
+        Some("devices") => devices::run(),
+        Some("network") => net::run(),
+        Some("node") => node::run(),
+        Some("log") => logs::run(),
+        _ => Err("expected one of metadata, devices, network, node, log; PID 1 starts this program".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("quorate-agent {}: {e}", verb.unwrap_or_default());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! rtnetlink (rtnetlink(7)): a blocking socket with the crate `netlink-packet-route` for the messages.
+
+use contract::network::Route;
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily as Family, RouteNetlinkMessage};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+const GROUPS: u32 = 1 | 0x10 | 0x100;
+/// The kernel's dumps come in pieces of at most 32 KiB.
+const BUFFER: usize = 64 << 10;
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// The permanent address, else the current one.
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) driver: Option<String>,
+    pub(crate) up: bool,
+}
+
+/// A socket.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    fd: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// For requests, or to listen to changes.
+    pub(crate) fn open(listen: bool) -> Result<Self, String> {
+        let open = || -> nix::Result<OwnedFd> {
+            let flags = if listen { SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK } else { SockFlag::SOCK_CLOEXEC };
+            let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, if listen { GROUPS } else { 0 }))?;
+            Ok(fd)
+        };
+        Ok(Self { fd: open().map_err(|e| format!("opening netlink: {e}"))?, sequence: 0 })
+    }
+
+    /// Reads away what changed: that something did is all that is asked for.
+    pub(crate) fn drain(&self) {
+        let mut buffer = [0; 8192];
+        while matches!(recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT), Ok(1..) | Err(Errno::ENOBUFS)) {}
+    }
+
+    /// Sends a request and collects the answers until the kernel says done.
+    fn request(&mut self, payload: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Errno> {
+        self.sequence += 1;
+        let mut message = NetlinkMessage::from(payload);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut buffer = vec![0; message.buffer_len()];
+        message.serialize(&mut buffer);
+        send(self.fd.as_raw_fd(), &buffer, MsgFlags::empty())?;
+        let mut answers = Vec::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            let mut at = 0;
+            while at < n {
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[at..n]).map_err(|_| Errno::EBADMSG)?;
+                let length = usize::try_from(message.header.length).unwrap_or(0);
+                // An answer to an earlier, given-up request is none to this one.
+                let ours = message.header.sequence_number == self.sequence;
+                match message.payload {
+                    NetlinkPayload::Done(_) if ours => return Ok(answers),
+                    NetlinkPayload::Error(e) if ours => {
+                        return match e.code {
+                            None => Ok(answers),
+                            Some(code) => Err(Errno::from_raw(-code.get())),
+                        };
+                    }
+                    NetlinkPayload::InnerMessage(inner) if ours => answers.push(inner),
+                    _ => {}
+                }
+                // Messages are padded to four bytes.
+                at += length.max(16).div_ceil(4) * 4;
+            }
+        }
+    }
+
+    /// All links.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, String> {
+        let answers = self.request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP).map_err(|e| format!("listing links: {e}"))?;
+        Ok(answers.into_iter().filter_map(|a| if let RouteNetlinkMessage::NewLink(l) = a { link(&l) } else { None }).collect())
+    }
+
+    /// All addresses that can be used, with their links.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, String> {
+        let answers = self
+            .request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)
+            .map_err(|e| format!("listing addresses: {e}"))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|a| if let RouteNetlinkMessage::NewAddress(a) = a { Some(a) } else { None })
+            // Duplicate detection is not over yet: nobody could bind it.
+            .filter(|a| !a.header.flags.contains(AddressHeaderFlags::Tentative))
+            .filter_map(|a| {
+                let local = a.attributes.iter().find_map(|x| if let AddressAttribute::Local(ip) = x { Some(*ip) } else { None });
+                let own = a.attributes.iter().find_map(|x| if let AddressAttribute::Address(ip) = x { Some(*ip) } else { None });
+                Some((a.header.index, local.or(own)?))
+            })
+            .collect())
+    }
+
+    /// Sets a link up.
+    pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u32>) -> Result<(), String> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(|_| ()).map_err(|e| format!("setting the link up: {e}"))
+    }
+
+    /// Adds an address, or renews its life; `seconds` = how long it may be used, none = for ever.
+    pub(crate) fn add_address(&mut self, index: u32, net: IpNet, seconds: Option<u32>) -> Result<(), String> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(net.addr());
+        message.header.index = index;
+        message.header.prefix_len = net.prefix_len();
+        if net.addr().is_ipv6() {
+            // The address is this node's by declaration; waiting for duplicates would cost a second of every boot.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+        if let Some(seconds) = seconds {
+            let mut life = CacheInfo::default();
+            life.ifa_valid = seconds;
+            life.ifa_preferred = seconds;
+            message.attributes.push(AddressAttribute::CacheInfo(life));
+        }
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(RouteNetlinkMessage::NewAddress(message), flags).map(|_| ()).map_err(|e| format!("adding {net}: {e}"))
+    }
+
+    /// Adds a route; one that is there already is no error.
+    pub(crate) fn add_route(&mut self, index: u32, route: &Route) -> Result<(), String> {
+        let mut header = RouteHeader::default();
+        header.address_family = family(route.to.addr());
+        header.destination_prefix_length = route.to.prefix_len();
+        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.protocol = RouteProtocol::Static;
+        header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
+        header.kind = RouteType::Unicast;
+        if route.on_link && route.via.is_some() {
+            header.flags = RouteFlags::Onlink;
+        }
+        let mut message = RouteMessage::default();
+        message.header = header;
+        message.attributes.push(RouteAttribute::Oif(index));
+        if route.to.prefix_len() > 0 {
+            message.attributes.push(RouteAttribute::Destination(address(route.to.addr())));
+        }
+        message.attributes.extend(route.via.map(|v| RouteAttribute::Gateway(address(v))));
+        message.attributes.extend(route.metric.map(RouteAttribute::Priority));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        match self.request(RouteNetlinkMessage::NewRoute(message), flags) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(e) => Err(format!("adding the route to {}: {e}", route.to)),
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn family(ip: IpAddr) -> Family {
+    if ip.is_ipv4() { Family::Inet } else { Family::Inet6 }
+}
+
+fn address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(a) => RouteAddress::Inet(a),
+        IpAddr::V6(a) => RouteAddress::Inet6(a),
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let find = |f: fn(&LinkAttribute) -> Option<Vec<u8>>| message.attributes.iter().find_map(f);
+    let name = find(|a| if let LinkAttribute::IfName(n) = a { Some(n.clone().into_bytes()) } else { None })?;
+    let permanent = find(|a| if let LinkAttribute::PermAddress(m) = a { Some(m.clone()) } else { None });
+    let current = find(|a| if let LinkAttribute::Address(m) = a { Some(m.clone()) } else { None });
+    let name = String::from_utf8(name).ok()?;
+    let driver = std::fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok();
+    Some(Link {
+        index: message.header.index,
+        mac: permanent.or(current).and_then(|m| m.try_into().ok()),
+        driver: driver.and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned())),
+        up: message.header.flags.contains(LinkFlags::Up),
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_what_every_machine_has() {
+        let mut n = Netlink::open(false).expect("netlink");
+        let lo = n.links().expect("links").into_iter().find(|l| l.name == "lo").expect("lo");
+        assert!(n.addresses().expect("addresses").contains(&(lo.index, IpAddr::from([127, 0, 0, 1]))));
+    }
+}

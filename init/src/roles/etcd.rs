@@ -1,0 +1,74 @@
+//! The role etcd: one service, native, with three CAs.
+//!
+//! Flags follow kubeadm's static pod (`--snapshot-count`, `--watch-progress-notify-interval`, `InitialCorruptCheck`) and
+//! etcd 3.7's own documentation. Its membership is decided by the agent, after this plan: `ETCD_INITIAL_CLUSTER` and
+//! `ETCD_INITIAL_CLUSTER_STATE` come from its environment file.
+
+use super::{NodePlan, directory, owned};
+use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI};
+use contract::node::NodeConfig;
+use contract::ports::{ETCD_CLIENT, ETCD_METRICS, ETCD_PEER};
+use contract::service::{Kills, Ready, Service};
+use contract::{paths, users};
+use std::net::{IpAddr, SocketAddr};
+
+/// Adds it to a plan.
+pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
+    plan.directories.push(directory(paths::ETCD_DATA, 0o700, users::ETCD));
+    plan.directories.push(directory(&format!("{}/etcd", paths::PKI), 0o755, users::ROOT));
+    plan.services.push(Service {
+        name: "etcd".into(),
+        command: command(config),
+        user: users::ETCD,
+        // etcd's own collector lets memory grow to twice what is live; this is a hint, not a limit.
+        env: [("HOME".to_owned(), "/".to_owned())].into(),
+        environment_from: Some(format!("{}/etcd", paths::ENV)),
+        needs: owned(&[ADDRESS, PKI, MEMBER]),
+        provides: vec![],
+        ready: Ready::NotifyThenDone(owned(&[FORMED])),
+        kills: Kills::Cgroup,
+        memory_max: None,
+        pids_max: Some(1024),
+        agent: false,
+        last: false,
+    });
+}
+
+fn command(config: &NodeConfig) -> Vec<String> {
+    let etcd = config.etcd_settings();
+    let own = config.node.address;
+    let url = |scheme: &str, ip: IpAddr, port| format!("{scheme}://{}", SocketAddr::new(ip, port));
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let pki = |file: &str| format!("{}/etcd/{file}", paths::PKI);
+    let client = url("https", own, ETCD_CLIENT);
+    let peer = url("https", own, ETCD_PEER);
+    let flags = [
+        ("name", config.name().to_owned()),
+        ("data-dir", paths::ETCD_DATA.to_owned()),
+        ("initial-cluster-token", config.cluster.id.clone()),
+        ("listen-client-urls", format!("{client},{}", url("https", loopback, ETCD_CLIENT))),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer),
+        ("listen-metrics-urls", url("http", loopback, ETCD_METRICS)),
+        ("cert-file", pki("server.crt")),
+        ("key-file", pki("server.key")),
+        ("trusted-ca-file", pki("client-trust.crt")),
+        ("client-cert-auth", "true".into()),
+        ("peer-cert-file", pki("peer.crt")),
+        ("peer-key-file", pki("peer.key")),
+        ("peer-trusted-ca-file", pki("peer-ca.crt")),
+        ("peer-client-cert-auth", "true".into()),
+        ("tls-min-version", "TLS1.3".into()),
+        ("heartbeat-interval", etcd.heartbeat_ms.to_string()),
+        ("election-timeout", etcd.election_ms.to_string()),
+        ("quota-backend-bytes", etcd.quota_bytes.to_string()),
+        ("snapshot-count", "10000".into()),
+        ("watch-progress-notify-interval", "5s".into()),
+        ("feature-gates", "InitialCorruptCheck=true,CompactHashCheck=true".into()),
+        ("logger", "zap".into()),
+        ("log-level", "info".into()),
+    ];
+    let flags = flags.into_iter().map(|(k, v)| format!("--{k}={v}"));
+    std::iter::once("/usr/bin/etcd".to_owned()).chain(flags).collect()
+}

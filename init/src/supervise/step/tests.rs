@@ -1,0 +1,191 @@
+use super::*;
+use proptest::prelude::*;
+
+fn service(name: &str, needs: &[&str], ready: Ready) -> Service {
+    let own = |l: &[&str]| l.iter().map(ToString::to_string).collect();
+    Service {
+        name: name.into(),
+        command: vec!["/bin/true".into()],
+        user: 0,
+        env: Default::default(),
+        environment_from: None,
+        needs: own(needs),
+        provides: vec![],
+        ready,
+        kills: Kills::Cgroup,
+        memory_max: None,
+        pids_max: None,
+        agent: false,
+        last: false,
+    }
+}
+
+/// network -> node (provides pki) -> etcd, and the log agent that goes last.
+fn plan() -> Supervisor {
+    let mut s = Supervisor::default();
+    let mut node = service("node", &["address"], Ready::Done(vec!["pki".into()]));
+    node.provides = vec!["pki".into(), "member".into()];
+    let mut network = service("network", &[], Ready::Done(vec!["address".into()]));
+    network.provides = vec!["address".into()];
+    let log = Service { last: true, ..service("log", &[], Ready::Started) };
+    s.add(vec![log, network, node, service("etcd", &["pki", "member"], Ready::NotifyThenDone(vec!["formed".into()]))]);
+    s
+}
+
+fn done(condition: &str) -> Event {
+    Event::Done { condition: condition.into() }
+}
+
+fn exited(service: &str) -> Event {
+    Event::Exited { service: service.into(), how: "exit status 1".into() }
+}
+
+fn empty(service: &str) -> Event {
+    Event::Empty { service: service.into() }
+}
+
+fn text(actions: &[Action]) -> String {
+    let word = |a: &Action| match a {
+        Action::Spawn { service } => format!("spawn {service}"),
+        Action::Terminate { service } => format!("term {service}"),
+        Action::Kill { service, .. } => format!("kill {service}"),
+        Action::Ready { service, .. } => format!("ready {service}"),
+        Action::Failed { service, again, .. } => format!("failed {service} {again}"),
+        Action::AllReady => "all ready".into(),
+        Action::Finished => "finished".into(),
+    };
+    actions.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn starts_as_soon_as_needs_are_met_and_stops_in_reverse() {
+    let mut s = plan();
+    let script = [
+        (Event::Tick, "spawn log, ready log, spawn network"),
+        (done("address"), "ready network, spawn node"),
+        (done("pki"), "ready node"),
+        (done("member"), "spawn etcd"),
+        (Event::Notified { service: "etcd".into() }, ""),
+        (done("formed"), "ready etcd, all ready"),
+        (Event::Shutdown, "term etcd"),
+        (exited("etcd"), "kill etcd"),
+        (empty("etcd"), "term node"),
+        (exited("node"), "kill node"),
+        (empty("node"), "term network"),
+        (exited("network"), "kill network"),
+        (empty("network"), "term log"),
+        (exited("log"), "kill log"),
+        (empty("log"), "finished"),
+    ];
+    for (now, (event, want)) in script.into_iter().enumerate() {
+        assert_eq!(text(&s.step(now as u64, &event)), want, "{event:?}");
+    }
+}
+
+#[test]
+fn backs_off_doubling_and_forgives_after_a_good_minute() {
+    let mut s = Supervisor::default();
+    s.add(vec![service("a", &[], Ready::Started)]);
+    s.step(0, &Event::Tick);
+    let mut now = 0;
+    let mut delays = Vec::new();
+    for _ in 0..11 {
+        s.step(now, &exited("a"));
+        s.step(now, &empty("a"));
+        let until = s.deadline().expect("a delay");
+        delays.push(until - now);
+        assert_eq!(text(&s.step(until - 1, &Event::Tick)), "");
+        assert_eq!(text(&s.step(until, &Event::Tick)), "spawn a, ready a");
+        now = until;
+    }
+    assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+    s.step(now + GOOD, &exited("a"));
+    s.step(now + GOOD, &empty("a"));
+    assert_eq!(s.deadline(), Some(now + GOOD + BACKOFF_MIN));
+}
+
+#[test]
+fn a_service_that_ignores_sigterm_is_killed_and_one_that_cannot_be_is_let_go_of() {
+    let mut s = Supervisor::default();
+    s.add(vec![service("a", &[], Ready::Started)]);
+    s.step(0, &Event::Tick);
+    assert_eq!(text(&s.step(0, &Event::Shutdown)), "term a");
+    assert_eq!(text(&s.step(STOP - 1, &Event::Tick)), "");
+    assert_eq!(text(&s.step(STOP, &Event::Tick)), "kill a");
+    assert_eq!(text(&s.step(STOP + KILL, &Event::Tick)), "finished");
+}
+
+#[test]
+fn a_fault_restarts() {
+    let mut s = Supervisor::default();
+    s.add(vec![service("a", &[], Ready::Started)]);
+    s.step(0, &Event::Tick);
+    assert_eq!(text(&s.step(5, &Event::Fault { service: "a".into(), why: "hangs".into() })), "failed a 100, term a");
+    s.step(6, &exited("a"));
+    s.step(6, &empty("a"));
+    assert_eq!(text(&s.step(106, &Event::Tick)), "spawn a, ready a");
+}
+
+/// A schedule: what the world does next.
+fn event() -> impl Strategy<Value = Event> {
+    let name = prop::sample::select(vec!["log", "network", "node", "etcd", "nobody"]);
+    let condition = prop::sample::select(vec!["address", "pki", "member", "formed"]);
+    prop_oneof![
+        4 => Just(Event::Tick),
+        3 => name.clone().prop_map(exited),
+        3 => name.clone().prop_map(empty),
+        2 => name.clone().prop_map(|n| Event::Notified { service: n.into() }),
+        3 => condition.prop_map(done),
+        1 => name.clone().prop_map(|n| Event::Fault { service: n.into(), why: "x".into() }),
+        1 => name.prop_map(|n| Event::SpawnFailed { service: n.into(), why: "x".into() }),
+        1 => Just(Event::Shutdown),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// In every schedule: no service is started twice without having ended, none before its needs, none after the
+    /// shutdown began; and whatever happens, the shutdown ends within its bound.
+    #[test]
+    fn invariants(schedule in prop::collection::vec((event(), 0_u64..20_000), 0..120)) {
+        let mut s = plan();
+        let mut now = 0;
+        let mut alive = std::collections::BTreeSet::new();
+        let mut told = std::collections::BTreeSet::new();
+        let mut ending = false;
+        let mut finished = false;
+        for (event, wait) in schedule {
+            now += wait;
+            // The kernel only reports the exit of what runs.
+            if let Event::Exited { service, .. } | Event::SpawnFailed { service, .. } = &event
+                && !alive.remove(service) { continue }
+            if let Event::Done { condition } = &event { told.insert(condition.clone()); }
+            ending |= event == Event::Shutdown;
+            for action in s.step(now, &event) {
+                match action {
+                    Action::Spawn { service } => {
+                        prop_assert!(!ending, "{} started while ending", service);
+                        prop_assert!(alive.insert(service.clone()), "{} started twice", service);
+                        let needs = s.entries.iter().find(|e| e.service.name == service).expect("known").service.needs.clone();
+                        prop_assert!(needs.iter().all(|n| told.contains(n)), "{} before its needs", service);
+                    }
+                    // SIGKILL works: the process is gone, whether or not its exit is seen in time.
+                    Action::Kill { service, whole: true } => { alive.remove(&service); }
+                    Action::Finished => finished = true,
+                    _ => {}
+                }
+            }
+        }
+        if !finished {
+            for action in s.step(now, &Event::Shutdown) { finished |= action == Action::Finished; }
+            let began = now;
+            while !finished {
+                let due = s.deadline().expect("something is waited for");
+                now = now.max(due);
+                prop_assert!(now <= began + 2 * SHUTDOWN, "the shutdown takes for ever");
+                for action in s.step(now, &Event::Tick) { finished |= action == Action::Finished; }
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The kernel's calls that `nix` lacks: the only unsafe code beside what runs between fork and exec.
+
+pub(crate) mod loop_device;
