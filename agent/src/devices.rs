@@ -155,9 +155,17 @@ fn names(device: &Path) -> Vec<String> {
     let disk = if partition.is_some() { dir.parent().unwrap_or(&dir).to_path_buf() } else { dir.clone() };
     let part = partition.map(|n| format!("-part{n}")).unwrap_or_default();
     let name = disk.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let safe = |t: String| t.chars().map(|c| if c.is_ascii_alphanumeric() || "#+-.:=@_".contains(c) { c } else { '_' }).collect::<String>();
+    let safe = |t: String| {
+        t.chars().map(|c| if c.is_ascii_alphanumeric() || "#+-.:=@_".contains(c) { c } else { '_' }).collect::<String>()
+    };
     let mut names = Vec::new();
-    let bus = if name.starts_with("vd") { "virtio" } else if name.starts_with("nvme") { "nvme" } else { "scsi" };
+    let bus = if name.starts_with("vd") {
+        "virtio"
+    } else if name.starts_with("nvme") {
+        "nvme"
+    } else {
+        "scsi"
+    };
     if let Some(serial) = read(disk.join("serial")).or_else(|| read(disk.join("device/serial"))) {
         names.push(format!("by-id/{bus}-{}{part}", safe(serial)));
     }
@@ -165,9 +173,11 @@ fn names(device: &Path) -> Vec<String> {
         names.push(format!("by-id/{}{part}", safe(wwid)));
     }
     // The last PCI function on the way to the disk.
-    let pci = disk.components().rev().map(|c| c.as_os_str().to_string_lossy().into_owned()).find(|c| {
-        c.len() == 12 && c.as_bytes()[4] == b':' && c.as_bytes()[7] == b':' && c.as_bytes()[10] == b'.'
-    });
+    let pci = disk
+        .components()
+        .rev()
+        .map(|c| c.as_os_str().to_string_lossy().into_owned())
+        .find(|c| c.len() == 12 && c.as_bytes()[4] == b':' && c.as_bytes()[7] == b':' && c.as_bytes()[10] == b'.');
     names.extend(pci.map(|p| format!("by-path/pci-{p}{part}")));
     let uevent = read(dir.join("uevent")).unwrap_or_default();
     for line in uevent.lines() {

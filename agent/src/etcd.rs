@@ -35,7 +35,13 @@ pub(crate) fn sees_leader() -> Result<bool, String> {
     let resolver = crate::net::dns::Resolver;
     let agent = ureq::Agent::with_parts(config, ureq::unversioned::transport::DefaultConnector::default(), resolver);
     let url = format!("https://127.0.0.1:{ETCD_CLIENT}/v3/maintenance/status");
-    let body = agent.post(&url).send("{}").map_err(|e| e.to_string())?.into_body().read_to_string().map_err(|e| e.to_string())?;
+    let body = agent
+        .post(&url)
+        .send("{}")
+        .map_err(|e| e.to_string())?
+        .into_body()
+        .read_to_string()
+        .map_err(|e| e.to_string())?;
     leader(&body)
 }
 
@@ -50,7 +56,10 @@ mod tests {
 
     #[test]
     fn reads_etcds_answer() {
-        assert_eq!(leader(r#"{"header":{},"version":"3.7.3","leader":"10276657743932975437","raftTerm":"2"}"#), Ok(true));
+        assert_eq!(
+            leader(r#"{"header":{},"version":"3.7.3","leader":"10276657743932975437","raftTerm":"2"}"#),
+            Ok(true)
+        );
         assert_eq!(leader(r#"{"version":"3.7.3","leader":"0"}"#), Ok(false));
         assert_eq!(leader("{}"), Ok(false));
         assert!(leader("<html>").is_err());

@@ -111,11 +111,8 @@ fn serve(config: &NodeConfig, identity: &Identity) -> Result<(), String> {
 
 fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -> Result<(), String> {
     let mark_path = Path::new(paths::ETCD_MARK);
-    let own = Own {
-        mark: mark::read(mark_path)?,
-        log: mark::has_log(Path::new(paths::ETCD_DATA)),
-        digest: digest(config),
-    };
+    let own =
+        Own { mark: mark::read(mark_path)?, log: mark::has_log(Path::new(paths::ETCD_DATA)), digest: digest(config) };
     let mut told: Option<(String, Instant)> = None;
     loop {
         let others = question::ask_all(identity, config);
@@ -126,7 +123,8 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
                 break;
             }
             Decision::Join(whom) => {
-                let text = format!("{} see a leader: joining an existing cluster is not in this version", whom.join(", "));
+                let text =
+                    format!("{} see a leader: joining an existing cluster is not in this version", whom.join(", "));
                 tell(&mut told, text, channel)?;
             }
             Decision::Wait(why) => tell(&mut told, format!("etcd waits: {why}"), channel)?,

@@ -87,7 +87,10 @@ pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result
     let key = KeyPair::generate().map_err(|e| bad("making a key", &e))?;
     let mut p = CertificateParams::default();
     p.distinguished_name.push(DnType::CommonName, &leaf.cn);
-    let begin = i64::try_from(now).ok().and_then(|n| OffsetDateTime::from_unix_timestamp(n).ok()).ok_or_else(|| bad("the clock", &now))?;
+    let begin = i64::try_from(now)
+        .ok()
+        .and_then(|n| OffsetDateTime::from_unix_timestamp(n).ok())
+        .ok_or_else(|| bad("the clock", &now))?;
     let minutes = |m: u64| Duration::minutes(i64::try_from(m).unwrap_or(i64::MAX / 60));
     p.not_before = begin - minutes(BACKDATED_MINUTES.min(life_minutes / 2));
     p.not_after = begin + minutes(life_minutes);

@@ -104,7 +104,8 @@ fn from_url(
         }
     }
     let pinned = sha256.is_some() && base.starts_with("https://");
-    let transport = if pinned { Transport::Pinned } else { Transport::Clear { allowed: evidence.cmdline.insecure_seed } };
+    let transport =
+        if pinned { Transport::Pinned } else { Transport::Clear { allowed: evidence.cmdline.insecure_seed } };
     let mut seed = assemble(&format!("{}:{base}", platform.name()), &platform.files(read), transport)?;
     apply_line(evidence.line.as_ref(), &mut seed);
     Ok(seed)
@@ -125,7 +126,10 @@ enum Missing {
 fn get(url: &str) -> Result<Vec<u8>, Missing> {
     // What vouches for the content is the digest on the line, not the server's certificate: the image carries no
     // certification authorities, and a seed server is rarely known to any.
-    let tls = ureq::tls::TlsConfig::builder().disable_verification(true).unversioned_rustls_crypto_provider(crate::pki::provider()).build();
+    let tls = ureq::tls::TlsConfig::builder()
+        .disable_verification(true)
+        .unversioned_rustls_crypto_provider(crate::pki::provider())
+        .build();
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(SILENCE))
@@ -136,7 +140,8 @@ fn get(url: &str) -> Result<Vec<u8>, Missing> {
         .tls_config(tls)
         .proxy(None)
         .build();
-    let agent = ureq::Agent::with_parts(config, ureq::unversioned::transport::DefaultConnector::default(), dns::Resolver);
+    let agent =
+        ureq::Agent::with_parts(config, ureq::unversioned::transport::DefaultConnector::default(), dns::Resolver);
     let response = agent.get(url).call().map_err(|e| Missing::Failed(e.to_string()))?;
     match response.status().as_u16() {
         200 => {}

@@ -2,8 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket,
-    sockopt::RcvBuf,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt::RcvBuf,
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -68,7 +67,6 @@ pub(crate) fn parse(message: &[u8]) -> Fields {
         })
         .collect()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -88,7 +88,12 @@ pub(crate) fn build(inputs: &Inputs<'_>, store: &Store) -> Result<Output> {
 
     let (tree, manifest) = root(inputs, &pool, &kernel_pool, &modules, store)?;
     let root = squashfs::write(&tree, plan.profile.squashfs.level, plan.epoch)?;
-    progress::say(&format!("root: {} files, {} kB, squashfs {} kB", tree.iter().count(), tree.size() / 1000, root.len() / 1000));
+    progress::say(&format!(
+        "root: {} files, {} kB, squashfs {} kB",
+        tree.iter().count(),
+        tree.size() / 1000,
+        root.len() / 1000
+    ));
     let initrd = initramfs(inputs, &kernel_pool, &boot, &root)?;
     let mut output = Output::default();
     output.add("vmlinuz", kernel::vmlinuz(&kernel_pool)?);
@@ -133,7 +138,8 @@ fn root(
         let taken = &profile.components[&recipe.name].take;
         let mut binaries = BTreeMap::new();
         for name in taken {
-            let digest = built.get(name).with_context(|| format!("components.{}: it builds no `{name}`", recipe.name))?;
+            let digest =
+                built.get(name).with_context(|| format!("components.{}: it builds no `{name}`", recipe.name))?;
             let bytes = store.get(digest).with_context(|| format!("{name} vanished from the store"))?;
             tree.put(&format!("/usr/bin/{name}"), Node::file(0o755, bytes))?;
             binaries.insert(name.clone(), digest.clone());
@@ -180,10 +186,10 @@ fn initramfs(inputs: &Inputs<'_>, kernel_pool: &Pool, boot: &Modules, root: &[u8
             }
         }
     }
-    // At the moment of unpacking the kernel holds the initramfs twice: as it was loaded, and as files.
-    // Rule measured on Debian's kernels with rootfstype=ramfs; a VM test boots with exactly this much.
+    // At the moment of unpacking the kernel holds the initramfs twice: as it was loaded, and as files. Later that half
+    // is what the services live in, and they need more. Measured; a VM test boots with exactly this much.
     let size = inputs.init.len() + root.len() + (2 << 20);
-    let min_ram_mib = (2 * size as u64).div_ceil(1 << 20) + 96;
+    let min_ram_mib = (2 * size as u64).div_ceil(1 << 20) + 160;
     let image = ImageInfo {
         name: plan.profile.name.clone(),
         version: plan.version.clone(),
@@ -195,7 +201,8 @@ fn initramfs(inputs: &Inputs<'_>, kernel_pool: &Pool, boot: &Modules, root: &[u8
         min_ram_mib,
     };
     let image = json(&image)?;
-    let names: Vec<String> = order.iter().enumerate().map(|(i, n)| format!("{}/{i:02}-{n}.ko.xz", paths::initrd::MODULES)).collect();
+    let names: Vec<String> =
+        order.iter().enumerate().map(|(i, n)| format!("{}/{i:02}-{n}.ko.xz", paths::initrd::MODULES)).collect();
     let mut entries = vec![
         (paths::initrd::INIT.to_owned(), Entry::File(0o755, inputs.init)),
         (paths::initrd::IMAGE_JSON.to_owned(), Entry::File(0o644, &image)),

@@ -36,7 +36,9 @@ pub(crate) enum Format {
 
 /// `quorate image`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  quorate image build etcd\n  quorate image lock etcd --update chrony\n  quorate image plan etcd --format json")]
+#[command(
+    after_help = "Examples:\n  quorate image build etcd\n  quorate image lock etcd --update chrony\n  quorate image plan etcd --format json"
+)]
 pub(crate) struct ImageArgs {
     /// Where profiles and recipes lie
     #[arg(long, global = true, default_value = "profiles", value_name = "DIR")]
@@ -144,7 +146,9 @@ pub(crate) enum ConfigCommand {
 
 /// `quorate cluster`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  quorate cluster new > cluster.toml\n  quorate cluster seed cluster.toml\n  quorate cluster up cluster.toml\n  quorate cluster down cluster.toml")]
+#[command(
+    after_help = "Examples:\n  quorate cluster new > cluster.toml\n  quorate cluster seed cluster.toml\n  quorate cluster up cluster.toml\n  quorate cluster down cluster.toml"
+)]
 pub(crate) struct ClusterArgs {
     /// Which.
     #[command(subcommand)]

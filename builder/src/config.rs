@@ -33,8 +33,6 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
             println!("{}: node {} with {}, no problem", file.display(), seed.node.name(), roles.join(", "));
             Ok(())
         }
-        Err(problems) => {
-            Err(Refused(problems.iter().map(|p| format!("{}: {p}", file.display())).collect()).into())
-        }
+        Err(problems) => Err(Refused(problems.iter().map(|p| format!("{}: {p}", file.display())).collect()).into()),
     }
 }

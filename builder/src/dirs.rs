@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 fn base(variable: &str, below_home: &str) -> PathBuf {
     let set = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
-    set.unwrap_or_else(|| std::env::var_os("HOME").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from).join(below_home))
+    set.unwrap_or_else(|| {
+        std::env::var_os("HOME").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from).join(below_home)
+    })
 }
 
 /// `$XDG_CACHE_HOME`.

@@ -95,7 +95,8 @@ impl<'a> Shop<'a> {
     }
 
     fn planned(&self, lock: &Lock, recipes: &[Recipe]) -> Result<(Plan, Vec<u8>, Vec<u8>)> {
-        let (init, agent) = (self.program("quorate-init", &self.args.init)?, self.program("quorate-agent", &self.args.agent)?);
+        let (init, agent) =
+            (self.program("quorate-init", &self.args.init)?, self.program("quorate-agent", &self.args.agent)?);
         Ok((plan(&self.profile, lock, recipes, &sha256(&init), &sha256(&agent))?, init, agent))
     }
 
@@ -141,8 +142,7 @@ impl<'a> Shop<'a> {
         if b.release {
             plan.profile.squashfs.level = 15;
         }
-        let inputs =
-            build::Inputs { plan: &plan, lock: &lock, recipes: &recipes, go: &go, init: &init, agent: &agent };
+        let inputs = build::Inputs { plan: &plan, lock: &lock, recipes: &recipes, go: &go, init: &init, agent: &agent };
         let output = build::build(&inputs, &self.store)?;
         let dir = b.out.clone().unwrap_or_else(|| PathBuf::from("out").join(&self.profile.name));
         output.write(&std::path::absolute(&dir)?)?;
@@ -175,7 +175,10 @@ impl<'a> Shop<'a> {
                 );
                 format!(
                     "{} {} is gone from the mirrors; {newer}; hint: run `quorate image lock {} --update {}`",
-                    p.name, p.version, self.args.command.profile(), p.name
+                    p.name,
+                    p.version,
+                    self.args.command.profile(),
+                    p.name
                 )
             })
             .collect::<Vec<_>>();

@@ -41,16 +41,15 @@ pub(crate) fn plan(profile: &Profile, lock: &Lock, recipes: &[Recipe], init: &st
     for recipe in recipes {
         let locked = lock.components.iter().find(|c| c.name == recipe.name);
         if locked.is_none_or(|c| c.recipe != recipe.digest()) {
-            let text = format!("the recipe of `{}` is not the one that was locked; {again} --update {}", recipe.name, recipe.name);
+            let text = format!(
+                "the recipe of `{}` is not the one that was locked; {again} --update {}",
+                recipe.name, recipe.name
+            );
             return Err(Refused(vec![text]).into());
         }
     }
-    let build_id = sha256_of(&[
-        toml::to_string(profile)?.as_bytes(),
-        lock.text()?.as_bytes(),
-        init.as_bytes(),
-        agent.as_bytes(),
-    ]);
+    let build_id =
+        sha256_of(&[toml::to_string(profile)?.as_bytes(), lock.text()?.as_bytes(), init.as_bytes(), agent.as_bytes()]);
     let kernel = lock.kernel()?;
     Ok(Plan {
         profile: profile.clone(),

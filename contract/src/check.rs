@@ -1,8 +1,8 @@
 //! Whether a configuration makes sense: the same function at seed time, in `quorate config validate`, and at boot.
 
-use crate::node::{Ca, NodeConfig, Role, State};
 use crate::nearest::nearest;
 use crate::network::NetworkConfig;
+use crate::node::{Ca, NodeConfig, Role, State};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -189,7 +189,9 @@ fn check_ca(c: &mut Checker, key: &str, ca: &Ca, may: May, role: &str, key_optio
     });
     let key_name = format!("{key}.key");
     match (&ca.key, may) {
-        (Some(_), May::Certificate) => c.say(&key_name, format!("on a node without `{role}`: it must not travel there")),
+        (Some(_), May::Certificate) => {
+            c.say(&key_name, format!("on a node without `{role}`: it must not travel there"));
+        }
         (None, May::Key) if !key_optional => c.say(&key_name, "is missing; the node issues its own certificates"),
         (Some(k), _) => c.unless(k.contains("PRIVATE KEY-----"), &key_name, || "expected a PEM private key".into()),
         _ => {}

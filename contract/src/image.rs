@@ -199,9 +199,13 @@ mod tests {
 
     #[test]
     fn globs() {
-        for (p, t, want) in
-            [("a*c", "abc", true), ("a*c", "abd", false), ("*", "", true), ("a?c", "ac", false), ("a*b*c", "aXbYbZc", true)]
-        {
+        for (p, t, want) in [
+            ("a*c", "abc", true),
+            ("a*c", "abd", false),
+            ("*", "", true),
+            ("a?c", "ac", false),
+            ("a*b*c", "aXbYbZc", true),
+        ] {
             assert_eq!(glob(p.as_bytes(), t.as_bytes()), want, "{p} {t}");
         }
     }

@@ -34,7 +34,10 @@ mod tests {
     fn reads_the_words_back_from_serde() {
         let m = "unknown field `adress`, expected one of `name`, `address` at line 3 column 2";
         assert_eq!(super::hint(m).as_deref(), Some("did you mean `address`?"));
-        assert_eq!(super::hint("unknown field `rolse`, expected one of roles, node").as_deref(), Some("did you mean `roles`?"));
+        assert_eq!(
+            super::hint("unknown field `rolse`, expected one of roles, node").as_deref(),
+            Some("did you mean `roles`?")
+        );
         assert_eq!(super::hint("missing field `name`"), None);
     }
 }

@@ -92,7 +92,9 @@ impl Identity {
             return Some("state differs".into());
         }
         let keys: BTreeSet<_> = self.authorities.keys().chain(other.authorities.keys()).collect();
-        keys.into_iter().find(|k| self.authorities.get(*k) != other.authorities.get(*k)).map(|k| format!("pki.{k} differs"))
+        keys.into_iter()
+            .find(|k| self.authorities.get(*k) != other.authorities.get(*k))
+            .map(|k| format!("pki.{k} differs"))
     }
 }
 

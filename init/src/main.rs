@@ -24,8 +24,8 @@ mod tables;
 use boot::{Stop, cgroup, clock, end, log, modules, mounts, panic, root, state};
 use contract::paths;
 use report::Report;
-use steps::Steps;
 use std::path::Path;
+use steps::Steps;
 use supervise::notify::Notify;
 use supervise::run::{World, signals};
 use supervise::spawn::Reaper;
@@ -62,6 +62,7 @@ fn boot() -> Result<(), Stop> {
     let image = root::image_info()?;
     log::say(&format!("image {} {}", image.name, image.version));
     report.image(&image);
+    root::check_ram(&image)?;
     // Modules before the root: loop and squashfs are among them.
     report.stage("modules", modules::boot_set)?;
     report.stage("root check", || root::check(&image))?;

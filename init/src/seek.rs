@@ -106,7 +106,7 @@ impl Node {
         u64::from(self.cmdline.wait) * 1000
     }
 
-    fn from_network(&self) -> bool {
+    fn is_from_network(&self) -> bool {
         self.cmdline.nocloud.as_ref().is_some_and(NoCloudLine::needs_network)
     }
 }
@@ -139,7 +139,7 @@ impl World {
 
     /// Starts the metadata agent.
     fn ask(&mut self) {
-        let from_network = self.node_mut().from_network();
+        let from_network = self.node_mut().is_from_network();
         if from_network && self.node_mut().kept.is_some() {
             // The node knows what it is; its network comes from that, and the source is not needed.
             return self.seed_counts(None);
@@ -202,7 +202,7 @@ impl World {
             return self.seed_counts(None);
         }
         let now = clock::boottime_ms();
-        let from_network = self.node_mut().from_network();
+        let from_network = self.node_mut().is_from_network();
         let node = self.node_mut();
         let again = matches!(node.phase, Phase::Asking { again: true, .. });
         let retry = if again { Some(now) } else { from_network.then_some(now + ASK_AGAIN) };
@@ -214,7 +214,10 @@ impl World {
             if lines.is_empty() {
                 lines.push("no seed was found".into());
             }
-            lines.push(format!("probed: {}", if why.probed.is_empty() { "nothing".into() } else { why.probed.join(", ") }));
+            lines.push(format!(
+                "probed: {}",
+                if why.probed.is_empty() { "nothing".into() } else { why.probed.join(", ") }
+            ));
             self.maintenance(&lines);
         } else {
             for problem in why.problems {
@@ -229,7 +232,10 @@ impl World {
         let node = self.node_mut();
         if node.told != text {
             node.told.clone_from(&text);
-            self.report.notice("error", &format!("MAINTENANCE: no role runs; a corrected seed is picked up without a reboot\n  {text}"));
+            self.report.notice(
+                "error",
+                &format!("MAINTENANCE: no role runs; a corrected seed is picked up without a reboot\n  {text}"),
+            );
             self.report.write(&self.supervisor);
         }
     }
@@ -365,7 +371,8 @@ fn execute(plan: &roles::NodePlan, seed: &NodeSeed) -> Result<(), String> {
         if let Some(dir) = Path::new(&f.path).parent() {
             fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         }
-        write::replace(Path::new(&f.path), f.content.as_bytes(), f.mode, f.owner).map_err(|e| format!("{}: {e}", f.path))?;
+        write::replace(Path::new(&f.path), f.content.as_bytes(), f.mode, f.owner)
+            .map_err(|e| format!("{}: {e}", f.path))?;
     }
     let json = serde_json::to_vec(seed).map_err(|e| e.to_string())?;
     write::replace(Path::new(paths::NODE_JSON), &json, 0o600, 0).map_err(|e| format!("{}: {e}", paths::NODE_JSON))?;

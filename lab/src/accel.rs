@@ -36,7 +36,7 @@ impl Accel {
                     Ok("fails") => return Ok(Self::Tcg),
                     _ => {}
                 }
-                let works = Path::new("/dev/kvm").exists() && probe("kvm")?;
+                let works = Path::new("/dev/kvm").exists() && probe(Self::Kvm)?;
                 // Remembering is only a convenience.
                 let _ = std::fs::create_dir_all(cache.join("quorate"));
                 let _ = std::fs::write(&memory, if works { "works" } else { "fails" });
@@ -77,12 +77,15 @@ fn firmware() -> Vec<u8> {
 /// isa-debug-exit's status for the value written: (v << 1) | 1.
 const PROBE_STATUS: i32 = (0x2a << 1) | 1;
 
-/// Whether a guest runs under an accelerator.
-fn probe(accel: &str) -> Result<bool> {
+/// Whether a guest runs under an accelerator, called with the very processor model that the lab uses.
+fn probe(accel: Accel) -> Result<bool> {
     let rom = std::env::temp_dir().join(format!("quorate-probe-{}.rom", std::process::id()));
     std::fs::write(&rom, firmware()).context("writing the probe's firmware")?;
     let mut command = Command::new(QEMU);
-    command.args(["-accel", accel, "-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-bios"]).arg(&rom);
+    command
+        .args(accel.arguments())
+        .args(["-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-bios"])
+        .arg(&rom);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     die_with_parent(&mut command);
@@ -112,7 +115,7 @@ mod tests {
     /// The probe itself is right: emulation always works.
     #[test]
     fn the_probe_recognises_a_working_accelerator() {
-        assert!(probe("tcg").expect("qemu-system-x86 is installed"));
+        assert!(probe(Accel::Tcg).expect("qemu-system-x86 is installed"));
     }
 
     #[test]

@@ -60,7 +60,16 @@ impl Machine {
         let mut add = |words: &[&str]| a.extend(words.iter().map(ToString::to_string));
         add(&["-name", &self.name, "-M", "pc"]);
         add(&self.accel.arguments());
-        add(&["-m", &self.memory.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-rtc", "base=utc"]);
+        add(&[
+            "-m",
+            &self.memory.to_string(),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-rtc",
+            "base=utc",
+        ]);
         add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initrd)]);
         add(&["-append", &format!("{}{}", self.cmdline, self.clock.cmdline())]);
         add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
@@ -117,7 +126,10 @@ mod tests {
             memory: 512,
             disks: vec![Disk { path: "/s/a,b.iso".into(), format: "raw", serial: "seed".into(), read_only: true }],
             mac: Some("52:54:00:77:00:31".into()),
-            forwards: vec![("127.0.0.1:0".parse().expect("an address"), "10.77.0.31:2379".parse().expect("an address"))],
+            forwards: vec![(
+                "127.0.0.1:0".parse().expect("an address"),
+                "10.77.0.31:2379".parse().expect("an address"),
+            )],
             serial: Some("ds=nocloud;s=http://10.77.0.1:80/a,b/".into()),
             accel: Accel::Tcg,
             clock: Clock::new(1.0).expect("real time"),

@@ -59,7 +59,13 @@ impl Console {
 
     /// Waits for a line at or after `from` that `wanted` accepts; answers it with the position after it. `host` is
     /// the bound, in host time.
-    pub fn wait(&self, from: usize, host: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> Result<(String, usize)> {
+    pub fn wait(
+        &self,
+        from: usize,
+        host: Duration,
+        what: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(String, usize)> {
         let deadline = Instant::now() + host;
         let Ok(mut said) = self.said.0.lock() else { bail!("the console's reader failed") };
         let mut at = from;

@@ -9,6 +9,7 @@ use crate::qmp::Qmp;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -48,7 +49,8 @@ pub(crate) fn die_with_parent(command: &mut Command) {
 fn inherit(command: &mut Command, fd: i32) {
     // SAFETY: dup2(2) is async-signal-safe; the descriptor stays open until the child was made.
     unsafe {
-        command.pre_exec(move || if libc::dup2(fd, QMP_FD) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
+        command
+            .pre_exec(move || if libc::dup2(fd, QMP_FD) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
     }
 }
 
@@ -63,7 +65,7 @@ impl Vm {
         let (ours, theirs) = UnixStream::pair().context("making QEMU's monitor channel")?;
         let mut command = Command::new(QEMU);
         command.args(machine.arguments()).envs(machine.clock.environment());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
         die_with_parent(&mut command);
         inherit(&mut command, theirs.as_raw_fd());
         let mut child =
@@ -74,7 +76,8 @@ impl Vm {
         console.follow(stdout, log("console.log")?);
         let qmp = Qmp::new(ours).or_else(|e| {
             child.wait()?;
-            let said = std::fs::read_to_string(machine.dir.join(format!("{}.qemu.log", machine.name))).unwrap_or_default();
+            let said =
+                std::fs::read_to_string(machine.dir.join(format!("{}.qemu.log", machine.name))).unwrap_or_default();
             Err(e.context(format!("QEMU did not start: {}", said.trim())))
         })?;
         Ok(Self { name: machine.name.clone(), child, qmp, console, clock: machine.clock, at: 0 })
@@ -123,7 +126,8 @@ impl Vm {
     /// Plugs a disk in.
     pub fn plug(&mut self, id: &str, disk: &Disk) -> Result<()> {
         self.qmp.run("blockdev-add", &serde_json::from_str(&disk.blockdev(id))?)?;
-        let device = json!({ "driver": "virtio-blk-pci", "drive": id, "id": format!("{id}-device"), "serial": disk.serial });
+        let device =
+            json!({ "driver": "virtio-blk-pci", "drive": id, "id": format!("{id}-device"), "serial": disk.serial });
         self.qmp.run("device_add", &device).map(|_| ())
     }
 
@@ -145,6 +149,14 @@ impl Vm {
             }
         }
         bail!("no port of this machine leads to {guest}:\n{table}")
+    }
+
+    /// Sends a magic SysRq over the serial line: a break, then the key (the kernel's admin-guide/sysrq.rst). The guest
+    /// needs `sysrq_always_enabled` on its command line.
+    pub fn sysrq(&mut self, key: char) -> Result<()> {
+        self.qmp.run("chardev-send-break", &json!({ "id": "console" }))?;
+        let stdin = self.child.stdin.as_mut().context("QEMU has no input")?;
+        write!(stdin, "{key}").and_then(|()| stdin.flush()).context("typing on the console")
     }
 
     /// Waits until QEMU ended by itself.

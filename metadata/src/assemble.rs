@@ -56,14 +56,14 @@ pub fn assemble(source: &str, files: &Files, transport: Transport) -> Result<Nod
     let mut notices = Vec::new();
     let meta = meta_data(files.meta_data.as_deref(), &mut notices);
     let Some(user_data) = files.user_data.as_deref() else {
-        let found = if files.others.is_empty() { String::new() } else { format!("; found {}", files.others.join(", ")) };
+        let found =
+            if files.others.is_empty() { String::new() } else { format!("; found {}", files.others.join(", ")) };
         return Err(vec![format!("user-data: is missing{found}")]);
     };
-    let mut user =
-        match decode(user_data).map_err(|e| e.to_string()).and_then(|t| cloud_config::parse(&t)) {
-            Ok(user) => user,
-            Err(e) => return Err(vec![format!("user-data: {e}")]),
-        };
+    let mut user = match decode(user_data).map_err(|e| e.to_string()).and_then(|t| cloud_config::parse(&t)) {
+        Ok(user) => user,
+        Err(e) => return Err(vec![format!("user-data: {e}")]),
+    };
     notices.extend(user.ignored.iter().map(|k| format!("user-data: `{k}` is passed over")));
     name(&mut user.node, [meta.local_hostname, meta.hostname, user.hostname], &mut notices);
     let holds_data = user.node.roles.iter().any(|r| matches!(r, Role::Etcd | Role::Master));
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn a_whole_seed() {
         let meta = include_str!("../tests/samples/kubevirt-meta-data.json");
-        let seed = assemble("test", &files(&user_data(), Some(meta), Some(NETWORK)), Transport::Medium).expect("a seed");
+        let seed =
+            assemble("test", &files(&user_data(), Some(meta), Some(NETWORK)), Transport::Medium).expect("a seed");
         assert!(seed.instance_id.is_some());
         assert_eq!(seed.not_before, 1_767_312_000);
         assert!(seed.notices.iter().any(|n| n.contains("`etcd-1` counts")), "{:?}", seed.notices);
@@ -195,7 +196,11 @@ mod tests {
         let good = user_data();
         let cases: Vec<(Files, Transport, &[&str])> = vec![
             (Files::default(), Transport::Medium, &["user-data: is missing"]),
-            (files(&good.replace("[etcd]", "[worker]"), None, None), Transport::Medium, &["`worker` is not in this version"]),
+            (
+                files(&good.replace("[etcd]", "[worker]"), None, None),
+                Transport::Medium,
+                &["`worker` is not in this version"],
+            ),
             (
                 files(&good.replace("address: 10.77.0.31}", "address: 10.77.0.9}"), None, Some(NETWORK)),
                 Transport::Medium,

@@ -26,7 +26,6 @@ struct Document {
     body: BTreeMap<String, IgnoredAny>,
 }
 
-
 #[derive(Deserialize)]
 struct Body {
     version: Option<u32>,
@@ -212,8 +211,14 @@ mod tests {
     fn real_platforms_documents() {
         for (name, text) in [
             ("kubevirt", include_str!("../tests/samples/kubevirt-network-config.yaml")),
-            ("lab", "network:\n  version: 2\n  ethernets:\n    lan:\n      match: {macaddress: 52-54-00-77-00-1F}\n      addresses: [10.77.0.31/24]\n      routes: [{to: default, via: 10.77.0.1}]\n      nameservers: {addresses: [10.77.0.3], search: [x]}\n      mtu: 1450\n"),
-            ("netmask", "version: 2\nethernets:\n  eth0:\n    addresses: [192.168.1.10/255.255.255.0]\n    gateway4: 192.168.1.1\n"),
+            (
+                "lab",
+                "network:\n  version: 2\n  ethernets:\n    lan:\n      match: {macaddress: 52-54-00-77-00-1F}\n      addresses: [10.77.0.31/24]\n      routes: [{to: default, via: 10.77.0.1}]\n      nameservers: {addresses: [10.77.0.3], search: [x]}\n      mtu: 1450\n",
+            ),
+            (
+                "netmask",
+                "version: 2\nethernets:\n  eth0:\n    addresses: [192.168.1.10/255.255.255.0]\n    gateway4: 192.168.1.1\n",
+            ),
         ] {
             let read = parse(text).expect(name);
             insta::assert_snapshot!(name, format!("{:#?}", read));

@@ -49,9 +49,9 @@ pub(crate) fn decide(own: &Own, others: &BTreeMap<String, Option<Answer>>, boots
     match (&own.mark, own.log) {
         (Some(Mark::Formed), true) => return Decision::Resume,
         (Some(Mark::Bootstrapping { digest }), true) => {
-            let differing = others.iter().find(|(_, a)| {
-                matches!(a, Some(Answer { mark: Some(Mark::Bootstrapping { digest: d }), .. }) if d != digest)
-            });
+            let differing = others.iter().find(
+                |(_, a)| matches!(a, Some(Answer { mark: Some(Mark::Bootstrapping { digest: d }), .. }) if d != digest),
+            );
             return match differing {
                 None => Decision::Resume,
                 Some((name, _)) => Decision::Wait(format!("{name} bootstraps with another list of members")),
@@ -59,7 +59,9 @@ pub(crate) fn decide(own: &Own, others: &BTreeMap<String, Option<Answer>>, boots
         }
         // A mark without a log: etcd never wrote, or the data was taken away. A log without a mark: not made by us.
         (None, true) => {
-            return Decision::Wait("the data directory is not empty, but has no mark: it is not this node's doing".into());
+            return Decision::Wait(
+                "the data directory is not empty, but has no mark: it is not this node's doing".into(),
+            );
         }
         (_, false) => {}
     }
@@ -125,7 +127,12 @@ mod tests {
         let empty = || others([says(None, false), says(bootstrapping("d"), false)]);
         let cases = [
             ("formed data, alone", own(Some(Mark::Formed), true), silent(), Decision::Resume),
-            ("formed data, a leader elsewhere", own(Some(Mark::Formed), true), others([says(Some(Mark::Formed), true), None]), Decision::Resume),
+            (
+                "formed data, a leader elsewhere",
+                own(Some(Mark::Formed), true),
+                others([says(Some(Mark::Formed), true), None]),
+                Decision::Resume,
+            ),
             ("bootstrapping with a log", own(bootstrapping("d"), true), silent(), Decision::Resume),
             (
                 "bootstrapping with a log, against another list",
@@ -135,7 +142,12 @@ mod tests {
             ),
             ("first boot, all willing", own(None, false), empty(), Decision::Bootstrap),
             ("first boot, cut off before the log", own(bootstrapping("d"), false), empty(), Decision::Bootstrap),
-            ("first boot, one missing", own(None, false), others([says(None, false), None]), Decision::Wait("c did not answer yet".into())),
+            (
+                "first boot, one missing",
+                own(None, false),
+                others([says(None, false), None]),
+                Decision::Wait("c did not answer yet".into()),
+            ),
             (
                 "late: a leader is there",
                 own(None, false),
@@ -166,7 +178,11 @@ mod tests {
         }
         assert_eq!(decide(&own(None, false), &BTreeMap::new(), Bootstrap::All), Decision::Bootstrap, "alone");
         let one_missing = others([says(None, false), None]);
-        assert_eq!(decide(&own(None, false), &one_missing, Bootstrap::Majority), Decision::Bootstrap, "the operator's word");
+        assert_eq!(
+            decide(&own(None, false), &one_missing, Bootstrap::Majority),
+            Decision::Bootstrap,
+            "the operator's word"
+        );
         assert!(matches!(decide(&own(None, false), &silent(), Bootstrap::Majority), Decision::Wait(_)));
     }
 

@@ -132,7 +132,6 @@ mod tests {
     use crate::pki::{issue, leaves, tests as pki};
     use contract::node::Ca;
 
-
     fn identity(ca: &Ca) -> Identity {
         let mut config = pki::config();
         config.node.address = IpAddr::from([127, 0, 0, 1]);

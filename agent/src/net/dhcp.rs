@@ -35,7 +35,8 @@ impl Client {
     /// Starts it. The thread ends with the process: a lease outlives its client in the kernel.
     pub(crate) fn start(index: u32, name: &str, mac: Option<[u8; 6]>) -> Result<Self, String> {
         let mac = mac.ok_or("has no Ethernet address: no DHCP")?;
-        let (wake, notify) = pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK).map_err(|e| e.to_string())?;
+        let (wake, notify) =
+            pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK).map_err(|e| e.to_string())?;
         let (sender, leases) = channel();
         let name = name.to_owned();
         std::thread::Builder::new()
@@ -65,7 +66,8 @@ impl AsFd for Client {
 fn follow(mut raw: RawSocket, mac: [u8; 6], sender: &Sender<Lease>, notify: &OwnedFd) {
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
     // Only tells transactions apart; the MAC address is what makes it this machine's.
-    config.random_seed = u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]) ^ crate::clock::now();
+    config.random_seed =
+        u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]) ^ crate::clock::now();
     let mut interface = Interface::new(config, &mut raw, Instant::now());
     let mut sockets = SocketSet::new(vec![]);
     let handle = sockets.add(dhcpv4::Socket::new());
@@ -85,6 +87,6 @@ fn follow(mut raw: RawSocket, mac: [u8; 6], sender: &Sender<Lease>, notify: &Own
         }
         let delay = interface.poll_delay(now, &sockets).map(|d| d.max(smoltcp::time::Duration::from_millis(1)));
         // Interrupted or not: the next round looks at the clock again.
-        let _ = wait(raw.as_raw_fd(), delay.or(Some(Duration::from_secs(60).into())));
+        let _ = wait(raw.as_raw_fd(), delay.or_else(|| Some(Duration::from_secs(60).into())));
     }
 }

@@ -23,7 +23,7 @@ impl ureq::unversioned::resolver::Resolver for Resolver {
         _: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().ok_or(ureq::Error::HostNotFound)?.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let port = uri.port_u16().unwrap_or_else(|| if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let mut found = self.empty();
         for ip in lookup(host).into_iter().take(8) {
             found.push(SocketAddr::new(ip, port));
@@ -38,7 +38,8 @@ fn lookup(host: &str) -> Vec<IpAddr> {
         return vec![ip];
     }
     let conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    let servers = conf.lines().filter_map(|l| l.strip_prefix("nameserver ")).filter_map(|s| s.trim().parse::<IpAddr>().ok());
+    let servers =
+        conf.lines().filter_map(|l| l.strip_prefix("nameserver ")).filter_map(|s| s.trim().parse::<IpAddr>().ok());
     for server in servers {
         if let Some(found) = ask(SocketAddr::new(server, 53), host).filter(|f| !f.is_empty()) {
             return found;
@@ -107,7 +108,6 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

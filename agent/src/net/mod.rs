@@ -131,7 +131,8 @@ impl Network {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
         }
-        crate::pki::write_file(path, &text, 0o644, contract::users::ROOT).map_err(|e| format!("{}: {e}", path.display()))
+        crate::pki::write_file(path, &text, 0o644, contract::users::ROOT)
+            .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Says that the declared address is there, or what it waits for.

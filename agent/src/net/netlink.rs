@@ -75,7 +75,8 @@ impl Netlink {
             let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut at = 0;
             while at < n {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[at..n]).map_err(|_| Errno::EBADMSG)?;
+                let message =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[at..n]).map_err(|_| Errno::EBADMSG)?;
                 let length = usize::try_from(message.header.length).unwrap_or(0);
                 // An answer to an earlier, given-up request is none to this one.
                 let ours = message.header.sequence_number == self.sequence;
@@ -98,8 +99,13 @@ impl Netlink {
 
     /// All links.
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, String> {
-        let answers = self.request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP).map_err(|e| format!("listing links: {e}"))?;
-        Ok(answers.into_iter().filter_map(|a| if let RouteNetlinkMessage::NewLink(l) = a { link(&l) } else { None }).collect())
+        let answers = self
+            .request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
+            .map_err(|e| format!("listing links: {e}"))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|a| if let RouteNetlinkMessage::NewLink(l) = a { link(&l) } else { None })
+            .collect())
     }
 
     /// All addresses that can be used, with their links.
@@ -113,8 +119,14 @@ impl Netlink {
             // Duplicate detection is not over yet: nobody could bind it.
             .filter(|a| !a.header.flags.contains(AddressHeaderFlags::Tentative))
             .filter_map(|a| {
-                let local = a.attributes.iter().find_map(|x| if let AddressAttribute::Local(ip) = x { Some(*ip) } else { None });
-                let own = a.attributes.iter().find_map(|x| if let AddressAttribute::Address(ip) = x { Some(*ip) } else { None });
+                let local = a
+                    .attributes
+                    .iter()
+                    .find_map(|x| if let AddressAttribute::Local(ip) = x { Some(*ip) } else { None });
+                let own = a
+                    .attributes
+                    .iter()
+                    .find_map(|x| if let AddressAttribute::Address(ip) = x { Some(*ip) } else { None });
                 Some((a.header.index, local.or(own)?))
             })
             .collect())
@@ -127,7 +139,9 @@ impl Netlink {
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(|_| ()).map_err(|e| format!("setting the link up: {e}"))
+        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
+            .map(|_| ())
+            .map_err(|e| format!("setting the link up: {e}"))
     }
 
     /// Adds an address, or renews its life; `seconds` = how long it may be used, none = for ever.
@@ -148,18 +162,22 @@ impl Netlink {
             message.attributes.push(AddressAttribute::CacheInfo(life));
         }
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.request(RouteNetlinkMessage::NewAddress(message), flags).map(|_| ()).map_err(|e| format!("adding {net}: {e}"))
+        self.request(RouteNetlinkMessage::NewAddress(message), flags)
+            .map(|_| ())
+            .map_err(|e| format!("adding {net}: {e}"))
     }
 
     /// Adds a route; one that is there already is no error.
     pub(crate) fn add_route(&mut self, index: u32, route: &Route) -> Result<(), String> {
-        let mut header = RouteHeader::default();
-        header.address_family = family(route.to.addr());
-        header.destination_prefix_length = route.to.prefix_len();
-        header.table = RouteHeader::RT_TABLE_MAIN;
-        header.protocol = RouteProtocol::Static;
-        header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
-        header.kind = RouteType::Unicast;
+        let mut header = RouteHeader {
+            address_family: family(route.to.addr()),
+            destination_prefix_length: route.to.prefix_len(),
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Static,
+            scope: if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link },
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
         if route.on_link && route.via.is_some() {
             header.flags = RouteFlags::Onlink;
         }

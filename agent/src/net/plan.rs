@@ -45,7 +45,12 @@ fn matches(e: &Ethernet, link: &Link) -> bool {
 /// A route, and before it a route to its gateway where no address of the link reaches that (clouds give /32 addresses).
 fn reachable(route: &Route, addresses: &[IpNet]) -> Vec<Route> {
     match route.via {
-        Some(via) if !route.on_link && !addresses.is_empty() && !addresses.iter().any(|a| a.contains(&via)) && !is_link_local(via) => {
+        Some(via)
+            if !route.on_link
+                && !addresses.is_empty()
+                && !addresses.iter().any(|a| a.contains(&via))
+                && !is_link_local(via) =>
+        {
             vec![Route { to: via.into(), via: None, metric: None, on_link: true }, route.clone()]
         }
         _ => vec![route.clone()],
@@ -69,7 +74,11 @@ pub(crate) fn complaint(declared: Option<IpAddr>, addresses: &[(u32, IpAddr)], l
         addresses.iter().filter(|(_, a)| super::is_global(*a)).map(|(i, a)| format!("{a} on {}", name(*i))).collect();
     if found.is_empty() {
         let nics: Vec<_> = links.iter().filter(|l| l.name != "lo").map(|l| l.name.as_str()).collect();
-        found.push(if nics.is_empty() { "no network interface".into() } else { format!("no address on {}", nics.join(", ")) });
+        found.push(if nics.is_empty() {
+            "no network interface".into()
+        } else {
+            format!("no address on {}", nics.join(", "))
+        });
     }
     match declared {
         Some(a) => format!("declared {a}, found {}; roles wait until the declared address is there", found.join(", ")),
@@ -115,11 +124,21 @@ mod tests {
     fn a_gateway_outside_the_subnet_gets_a_route_of_its_own() {
         let net = |t: &str| t.parse().expect("a network");
         let route = default_route("172.31.1.1".parse().expect("an address"));
-        let far = config(Ethernet { name: Some("eth0".into()), addresses: vec![net("10.0.0.5/32")], routes: vec![route.clone()], ..Ethernet::default() });
+        let far = config(Ethernet {
+            name: Some("eth0".into()),
+            addresses: vec![net("10.0.0.5/32")],
+            routes: vec![route.clone()],
+            ..Ethernet::default()
+        });
         let wanted = for_link(&far, &link()).expect("wanted");
         assert_eq!(wanted.routes.len(), 2);
         assert_eq!(wanted.routes[0].to, net("172.31.1.1/32"));
-        let near = config(Ethernet { name: Some("eth0".into()), addresses: vec![net("172.31.1.9/24")], routes: vec![route], ..Ethernet::default() });
+        let near = config(Ethernet {
+            name: Some("eth0".into()),
+            addresses: vec![net("172.31.1.9/24")],
+            routes: vec![route],
+            ..Ethernet::default()
+        });
         assert_eq!(for_link(&near, &link()).expect("wanted").routes.len(), 1);
     }
 

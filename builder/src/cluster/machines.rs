@@ -83,9 +83,9 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path) -> Result<Vec<M
 
 fn memory(spec: &Spec, role: Role) -> Result<u64> {
     match spec.lab.memory.get(&role) {
-        Some(text) => {
-            bytes(text).map(|b| b >> 20).with_context(|| format!("lab.memory.{role}: expected \"512MiB\", found {text}"))
-        }
+        Some(text) => bytes(text)
+            .map(|b| b >> 20)
+            .with_context(|| format!("lab.memory.{role}: expected \"512MiB\", found {text}")),
         None => Ok(default_memory(role)),
     }
 }
@@ -112,6 +112,11 @@ fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
     found.sort();
     let roles: Vec<_> = node.roles.iter().map(ToString::to_string).collect();
     found.into_iter().next().map(|(_, p)| p).with_context(|| {
-        format!("node {}: no image in {} has the roles {}; hint: `quorate image build etcd`", node.name, images.display(), roles.join(", "))
+        format!(
+            "node {}: no image in {} has the roles {}; hint: `quorate image build etcd`",
+            node.name,
+            images.display(),
+            roles.join(", ")
+        )
     })
 }

@@ -2,7 +2,9 @@
 
 use crate::store::write_whole_mode;
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
@@ -36,7 +38,11 @@ impl Secrets {
     /// Reads them, and makes what is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         if !dir.exists() {
-            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir).with_context(|| format!("making {}", dir.display()))?;
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(dir)
+                .with_context(|| format!("making {}", dir.display()))?;
         }
         let id_path = dir.join("id");
         if !id_path.exists() {

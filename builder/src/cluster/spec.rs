@@ -252,7 +252,10 @@ fn etcd(w: &WrittenEtcd) -> Result<Etcd, (String, String)> {
     };
     let (heartbeat_ms, election_ms) = (ms("heartbeat", &w.heartbeat)?, ms("election", &w.election)?);
     if u64::from(election_ms) < 10 * u64::from(heartbeat_ms) {
-        return Err((w.election.clone(), format!("etcd.election: expected at least ten heartbeats, {} ms", 10 * heartbeat_ms)));
+        return Err((
+            w.election.clone(),
+            format!("etcd.election: expected at least ten heartbeats, {} ms", 10 * heartbeat_ms),
+        ));
     }
     let quota_bytes = bytes(&w.quota)
         .ok_or_else(|| (w.quota.clone(), format!("etcd.quota: expected a size like \"4GiB\", found `{}`", w.quota)))?;
@@ -289,7 +292,10 @@ mod tests {
         let second = "\n[[node]]\nname = \"etcd-2\"\nroles = [\"etcd\"]\naddress = \"10.77.0.31/24\"\nmac = \"52:54:00:77:00:32\"\nstate = \"ephemeral\"\n";
         let t = crate::cluster::TEMPLATE;
         let cases = [
-            (format!("{t}{second}"), "cluster.toml:32:1: node etcd-2: has the address 10.77.0.31 that etcd-1 has already"),
+            (
+                format!("{t}{second}"),
+                "cluster.toml:32:1: node etcd-2: has the address 10.77.0.31 that etcd-1 has already",
+            ),
             (t.replace("\"etcd-1\"", "\"Etcd_1\""), "not an RFC 1123 label"),
             (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "no node has the role etcd"),
             (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "`worker` is not in this version"),
@@ -298,7 +304,10 @@ mod tests {
             (t.replace("\"500ms\"", "\"400ms\""), "at least ten heartbeats"),
             (t.replace("\"4GiB\"", "\"4 gigs\""), "etcd.quota: expected a size"),
             (t.replace("state = { disk = \"/dev/vda\" }", ""), "no `state`"),
-            (t.replace("name = \"demo\"", "name = \"demo\"\nendpoint = \"10.77.0.31\""), "address 10.77.0.31 of the endpoint"),
+            (
+                t.replace("name = \"demo\"", "name = \"demo\"\nendpoint = \"10.77.0.31\""),
+                "address 10.77.0.31 of the endpoint",
+            ),
         ];
         for (text, want) in cases {
             let e = problems(&text);
@@ -315,6 +324,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!((bytes("512MiB"), bytes("4GiB"), bytes("4"), bytes("0MiB")), (Some(512 << 20), Some(4 << 30), None, None));
+        assert_eq!(
+            (bytes("512MiB"), bytes("4GiB"), bytes("4"), bytes("0MiB")),
+            (Some(512 << 20), Some(4 << 30), None, None)
+        );
     }
 }

@@ -21,7 +21,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// What a node prints when everything it runs is ready.
-const READY: &str = "quorate: node ready";
+const READY: &str = "quorate: all ready";
 /// A node that is not ready after so much of its own time will hardly be.
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -35,8 +35,7 @@ pub(crate) fn data_tar(deb: &[u8]) -> Result<Vec<u8>> {
     let members = members(deb)?;
     let (first, version) = members.first().context("the deb is empty")?;
     ensure!(*first == "debian-binary" && version.starts_with(b"2."), "not a deb of format 2");
-    let (name, data) =
-        members.iter().find(|(n, _)| n.starts_with("data.tar")).context("the deb has no data.tar")?;
+    let (name, data) = members.iter().find(|(n, _)| n.starts_with("data.tar")).context("the deb has no data.tar")?;
     let mut out = Vec::new();
     match *name {
         "data.tar" => out.extend_from_slice(data),

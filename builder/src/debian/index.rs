@@ -147,7 +147,10 @@ fn offer(s: &Stanza, archive: &str, suite: &str) -> Result<Offer> {
 
 /// `a (>= 1) | b:any, c` (Policy 7.1): clauses of alternatives. Restrictions on architecture do not occur in binaries.
 pub(crate) fn relations(text: &str) -> Vec<Vec<Relation>> {
-    text.split(',').map(|clause| clause.split('|').filter_map(relation).collect::<Vec<_>>()).filter(|c| !c.is_empty()).collect()
+    text.split(',')
+        .map(|clause| clause.split('|').filter_map(relation).collect::<Vec<_>>())
+        .filter(|c| !c.is_empty())
+        .collect()
 }
 
 fn relation(text: &str) -> Option<Relation> {

@@ -38,7 +38,10 @@ impl Keyring {
         let pins: Pins = toml::from_str(&text).map_err(|e| crate::place::Misplaced::toml(pins, &text, &e))?;
         let pinned: Vec<String> = pins.key.iter().map(|p| p.fingerprint.to_ascii_lowercase()).collect();
         let bytes = std::fs::read(keyring).with_context(|| {
-            format!("reading the keyring {}; hint: install debian-archive-keyring, or name one with --keyring", keyring.display())
+            format!(
+                "reading the keyring {}; hint: install debian-archive-keyring, or name one with --keyring",
+                keyring.display()
+            )
         })?;
         Self::from_bytes(&bytes, &pinned)
     }

@@ -46,7 +46,8 @@ pub(crate) fn complete(
             if clause.iter().any(|r| is_met(chosen, r)) {
                 continue;
             }
-            let found = clause.iter().find_map(|r| index.best(r)).or_else(|| clause.iter().find_map(|r| index.provider(r)));
+            let found =
+                clause.iter().find_map(|r| index.best(r)).or_else(|| clause.iter().find_map(|r| index.provider(r)));
             let Some(offer) = found else {
                 let words: Vec<_> = clause.iter().map(ToString::to_string).collect();
                 bail!("{name} needs {}, which the profile's archives do not offer", words.join(" or "));
@@ -104,7 +105,10 @@ mod tests {
         let i = index(
             "a 1 Depends: b (>= 2), gone | c\n b 1\n b 2 Depends: virt\n c 1\n p1 1 Provides: virt\n p0 1 Provides: virt\n",
         );
-        assert_eq!(names(&i, &["a"]), ["a 1 (asked for)", "b 2 (needed by a)", "c 1 (needed by a)", "p0 1 (needed by b)"]);
+        assert_eq!(
+            names(&i, &["a"]),
+            ["a 1 (asked for)", "b 2 (needed by a)", "c 1 (needed by a)", "p0 1 (needed by b)"]
+        );
         // One that is chosen anyway meets the clause: no second provider.
         assert_eq!(names(&i, &["a", "p1"]).len(), 4);
     }

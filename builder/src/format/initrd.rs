@@ -23,7 +23,8 @@ const REGULAR: u32 = 0o100_000;
 /// Writes entries in the order given, all root's, all of one time.
 pub(crate) fn write(entries: &[(String, Entry<'_>)], epoch: u64) -> Result<Vec<u8>> {
     let mtime = u32::try_from(epoch).context("the build date does not fit cpio")?;
-    let size: usize = entries.iter().map(|(n, e)| 256 + n.len() + if let Entry::File(_, b) = e { b.len() } else { 0 }).sum();
+    let size: usize =
+        entries.iter().map(|(n, e)| 256 + n.len() + if let Entry::File(_, b) = e { b.len() } else { 0 }).sum();
     let mut out = Vec::with_capacity(size + 512);
     for (i, (name, entry)) in entries.iter().enumerate() {
         let builder = Builder::new(name).ino(u32::try_from(i + 1)?).uid(0).gid(0).mtime(mtime);
@@ -48,8 +49,11 @@ mod tests {
 
     #[test]
     fn reads_back_in_order() {
-        let entries =
-            [("modules".to_owned(), Entry::Dir), ("init".to_owned(), Entry::File(0o755, b"x")), ("e".to_owned(), Entry::File(0o644, b""))];
+        let entries = [
+            ("modules".to_owned(), Entry::Dir),
+            ("init".to_owned(), Entry::File(0o755, b"x")),
+            ("e".to_owned(), Entry::File(0o644, b"")),
+        ];
         let bytes = write(&entries, 5).expect("written");
         let mut rest = &bytes[..];
         let mut names = Vec::new();

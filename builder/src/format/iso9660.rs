@@ -65,7 +65,7 @@ fn record(name: &str, extent: usize, size: usize, dir: bool, first: bool) -> Vec
     r.extend(both16(1));
     r.push(name.len() as u8);
     r.extend(name.bytes());
-    if name.len() % 2 == 0 {
+    if name.len().is_multiple_of(2) {
         r.push(0);
     }
     if first {
@@ -111,11 +111,8 @@ fn primary(label: &str, sectors: usize) -> Result<[u8; SECTOR]> {
 /// The path table's one record (ECMA-119 §9.4).
 fn path_table(little: bool) -> [u8; 10] {
     let extent = u32::try_from(ROOT_SECTOR).unwrap_or(0);
-    let (e, p) = if little {
-        (extent.to_le_bytes(), 1_u16.to_le_bytes())
-    } else {
-        (extent.to_be_bytes(), 1_u16.to_be_bytes())
-    };
+    let (e, p) =
+        if little { (extent.to_le_bytes(), 1_u16.to_le_bytes()) } else { (extent.to_be_bytes(), 1_u16.to_be_bytes()) };
     [1, 0, e[0], e[1], e[2], e[3], p[0], p[1], 0, 0]
 }
 

@@ -50,7 +50,8 @@ pub(crate) fn update(
             chosen.remove(name);
             continue;
         }
-        let offer = indices.index.newest(name).with_context(|| format!("`{name}` is in none of the suites any more"))?;
+        let offer =
+            indices.index.newest(name).with_context(|| format!("`{name}` is in none of the suites any more"))?;
         let reason = entry.reason.clone();
         chosen.insert(name.clone(), Chosen { offer: offer.clone(), reason });
         queue.push_back(name.clone());

@@ -77,7 +77,8 @@ mod tests {
         std::fs::write(dir.join(name), text).expect("written");
     }
 
-    const DEBIAN: &str = "[debian]\nsuite = \"trixie\"\narchives = { debian = [\"trixie\"] }\n[kernel]\nflavour = \"cloud\"\n";
+    const DEBIAN: &str =
+        "[debian]\nsuite = \"trixie\"\narchives = { debian = [\"trixie\"] }\n[kernel]\nflavour = \"cloud\"\n";
 
     #[test]
     fn merges_by_the_stated_rules() {
@@ -102,7 +103,11 @@ mod tests {
     fn errors_name_the_place() {
         let dir = tempfile::tempdir().expect("a directory");
         let cases = [
-            (format!("name = \"x\"\nrolse = []\n{DEBIAN}"), "x.toml:2:1: unknown field `rolse`", "did you mean `roles`?"),
+            (
+                format!("name = \"x\"\nrolse = []\n{DEBIAN}"),
+                "x.toml:2:1: unknown field `rolse`",
+                "did you mean `roles`?",
+            ),
             (format!("name = \"x\"\nroles = [\"ectd\"]\n{DEBIAN}"), "x.toml:2:10: unknown variant `ectd`", "`etcd`"),
             (format!("name = \"x\"\nroles = \"etcd\"\n{DEBIAN}"), "x.toml:2:9: invalid type", "sequence"),
             ("name = \"x\n".to_owned(), "x.toml:1:", "string"),

@@ -17,7 +17,18 @@ pub(crate) struct Release<'a> {
 
 /// Directories that are mounted on or written by init, and Debian's links of a merged /usr.
 pub(crate) fn skeleton(tree: &mut Tree) -> Result<()> {
-    for dir in ["/dev", "/proc", "/sys", "/run", "/var", "/etc/kubernetes", "/opt/cni/bin", "/etc/cni/net.d", "/usr/bin", "/usr/sbin"] {
+    for dir in [
+        "/dev",
+        "/proc",
+        "/sys",
+        "/run",
+        "/var",
+        "/etc/kubernetes",
+        "/opt/cni/bin",
+        "/etc/cni/net.d",
+        "/usr/bin",
+        "/usr/sbin",
+    ] {
         tree.put(dir, Node::dir(0o755))?;
     }
     tree.put("/tmp", Node::dir(0o1777))?;
@@ -30,7 +41,10 @@ pub(crate) fn skeleton(tree: &mut Tree) -> Result<()> {
         tree.put(&format!("/etc/{file}"), Node::link(&format!("{}/{file}", paths::RUN_ETC)))?;
     }
     tree.put("/etc/mtab", Node::link("/proc/self/mounts"))?;
-    tree.put("/etc/nsswitch.conf", Node::file(0o644, "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"))?;
+    tree.put(
+        "/etc/nsswitch.conf",
+        Node::file(0o644, "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
+    )?;
     tree.put("/usr/sbin/modprobe", Node::link(paths::INIT))
 }
 

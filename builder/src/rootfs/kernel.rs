@@ -39,7 +39,8 @@ impl Catalogue {
         let first = pool.under(base).find(|p| p.len() > base.len()).context("the kernel package has no modules")?;
         let release = first[base.len()..].split('/').next().unwrap_or("").to_owned();
         let prefix = format!("{base}{release}/");
-        let builtin = pool.file(&format!("{prefix}modules.builtin")).context("the kernel package has no modules.builtin")?;
+        let builtin =
+            pool.file(&format!("{prefix}modules.builtin")).context("the kernel package has no modules.builtin")?;
         let builtin = String::from_utf8_lossy(builtin).lines().map(module_name).collect();
         let paths: Vec<&str> = pool.under(&prefix).filter(|p| p.ends_with(".ko.xz") || p.ends_with(".ko")).collect();
         // Two cores: half of the modules each.
@@ -49,10 +50,15 @@ impl Catalogue {
             let handles: Vec<_> = chunks
                 .into_iter()
                 .map(|paths| {
-                    s.spawn(move || paths.iter().map(|p| Ok((module_name(p), info(pool, p)?))).collect::<Result<Vec<_>>>())
+                    s.spawn(move || {
+                        paths.iter().map(|p| Ok((module_name(p), info(pool, p)?))).collect::<Result<Vec<_>>>()
+                    })
                 })
                 .collect();
-            handles.into_iter().map(|h| h.join().map_err(|_| anyhow::anyhow!("a thread ended early"))?).collect::<Result<Vec<_>>>()
+            handles
+                .into_iter()
+                .map(|h| h.join().map_err(|_| anyhow::anyhow!("a thread ended early"))?)
+                .collect::<Result<Vec<_>>>()
         })?;
         Ok(Self { release, modules: parts.into_iter().flatten().collect(), builtin })
     }

@@ -116,7 +116,8 @@ pub(crate) fn take(pool: &Pool, takes: &BTreeMap<String, Take>, tree: &mut Tree)
         if !seen.insert(path.clone()) {
             continue;
         }
-        let (owner, node) = pool.files.get(&path).with_context(|| format!("{why} needs {path}, which no locked package has"))?;
+        let (owner, node) =
+            pool.files.get(&path).with_context(|| format!("{why} needs {path}, which no locked package has"))?;
         match &node.kind {
             Kind::Dir => {}
             Kind::Link(target) => queue.push_back((resolve(&path, target), path.clone())),
@@ -240,7 +241,8 @@ mod tests {
         assert!(needs.iter().any(|n| n.contains("/ld-linux")), "{needs:?}");
         let mut pool = Pool::default();
         pool.add("p", &tar(&[("usr/bin/x", &own)], &[])).expect("added");
-        let e = take(&pool, &takes("p", &["/usr/bin/x"]), &mut Tree::default()).expect_err("libc is missing").to_string();
+        let e =
+            take(&pool, &takes("p", &["/usr/bin/x"]), &mut Tree::default()).expect_err("libc is missing").to_string();
         assert!(e.contains("/usr/bin/x needs"), "{e}");
     }
 

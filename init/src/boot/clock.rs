@@ -23,7 +23,10 @@ pub(crate) fn raise(floor: u64) {
     let Ok(floor) = i64::try_from(floor) else { return };
     if now.tv_sec() < floor {
         match clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(floor, 0)) {
-            Ok(()) => log::say(&format!("the clock stood {} s before a time known to be past; set forward", floor - now.tv_sec())),
+            Ok(()) => log::say(&format!(
+                "the clock stood {} s before a time known to be past; set forward",
+                floor - now.tv_sec()
+            )),
             Err(e) => log::say(&format!("setting the clock: {e}")),
         }
     }

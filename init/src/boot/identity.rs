@@ -51,7 +51,7 @@ fn keep_at(root: &Path, seed: &NodeSeed) -> Result<(), String> {
     }
     let sequence = newest(root).map_or(0, |s| s.sequence) + 1;
     // Never the slot that holds the newest: odd numbers in the first, even ones in the second.
-    let slot = NODE_SLOTS[usize::from(sequence % 2 == 0)];
+    let slot = NODE_SLOTS[usize::from(sequence.is_multiple_of(2))];
     let bytes = encode(&Slot { sequence, seed: seed.clone() })?;
     replace(&at(slot), &bytes, 0o600, 0).map_err(|e| format!("{slot}: {e}"))
 }
@@ -68,7 +68,10 @@ pub(crate) fn decide(kept: Option<NodeSeed>, found: Option<NodeSeed>) -> (Option
                 return (Some(kept), Some(text));
             }
             if found.node.generation > kept.node.generation {
-                let text = format!("generation {} of {} replaces {}", found.node.generation, found.source, kept.node.generation);
+                let text = format!(
+                    "generation {} of {} replaces {}",
+                    found.node.generation, found.source, kept.node.generation
+                );
                 return (Some(found), Some(text));
             }
             (Some(kept), None)

@@ -27,7 +27,9 @@ fn load(path: &Path) -> Result<(), String> {
 pub(crate) fn boot_set() -> Result<usize, Stop> {
     let dir = format!("/{}", initrd::MODULES);
     let mut paths: Vec<_> = fs::read_dir(&dir)
-        .map_err(|e| Stop::new("reading the boot modules", "them in the initramfs", e, "boot with the initrd of the same build"))?
+        .map_err(|e| {
+            Stop::new("reading the boot modules", "them in the initramfs", e, "boot with the initrd of the same build")
+        })?
         .flatten()
         .map(|e| e.path())
         .collect();

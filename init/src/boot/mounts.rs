@@ -20,19 +20,75 @@ const FILES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
 /// In the initramfs; moved along when the root is switched.
 const EARLY: &[Row] = &[
-    Row { source: "proc", target: "/proc", kind: "proc", flags: SAFE, data: "", why: "command line, memory, every process" },
+    Row {
+        source: "proc",
+        target: "/proc",
+        kind: "proc",
+        flags: SAFE,
+        data: "",
+        why: "command line, memory, every process",
+    },
     Row { source: "sysfs", target: "/sys", kind: "sysfs", flags: SAFE, data: "", why: "devices and their names" },
-    Row { source: "devtmpfs", target: "/dev", kind: "devtmpfs", flags: DEVICES, data: "mode=0755", why: "device nodes" },
-    Row { source: "tmpfs", target: "/run", kind: "tmpfs", flags: FILES, data: "mode=0755,size=20%", why: "what ends with the boot" },
+    Row {
+        source: "devtmpfs",
+        target: "/dev",
+        kind: "devtmpfs",
+        flags: DEVICES,
+        data: "mode=0755",
+        why: "device nodes",
+    },
+    Row {
+        source: "tmpfs",
+        target: "/run",
+        kind: "tmpfs",
+        flags: FILES,
+        data: "mode=0755,size=20%",
+        why: "what ends with the boot",
+    },
 ];
 
 /// In the root.
 const LATE: &[Row] = &[
-    Row { source: "devpts", target: "/dev/pts", kind: "devpts", flags: DEVICES, data: "mode=0620,gid=5,ptmxmode=0666", why: "terminals of kubectl exec" },
-    Row { source: "tmpfs", target: "/dev/shm", kind: "tmpfs", flags: FILES, data: "mode=1777", why: "POSIX shared memory" },
-    Row { source: "cgroup2", target: "/sys/fs/cgroup", kind: "cgroup2", flags: SAFE, data: "nsdelegate,memory_recursiveprot", why: "one group per service" },
-    Row { source: "tmpfs", target: "/tmp", kind: "tmpfs", flags: FILES, data: "mode=1777,size=20%", why: "the root is read-only" },
-    Row { source: "tmpfs", target: "/etc/kubernetes", kind: "tmpfs", flags: SAFE, data: "mode=0755,size=16m", why: "keys never touch a disk" },
+    Row {
+        source: "devpts",
+        target: "/dev/pts",
+        kind: "devpts",
+        flags: DEVICES,
+        data: "mode=0620,gid=5,ptmxmode=0666",
+        why: "terminals of kubectl exec",
+    },
+    Row {
+        source: "tmpfs",
+        target: "/dev/shm",
+        kind: "tmpfs",
+        flags: FILES,
+        data: "mode=1777",
+        why: "POSIX shared memory",
+    },
+    Row {
+        source: "cgroup2",
+        target: "/sys/fs/cgroup",
+        kind: "cgroup2",
+        flags: SAFE,
+        data: "nsdelegate,memory_recursiveprot",
+        why: "one group per service",
+    },
+    Row {
+        source: "tmpfs",
+        target: "/tmp",
+        kind: "tmpfs",
+        flags: FILES,
+        data: "mode=1777,size=20%",
+        why: "the root is read-only",
+    },
+    Row {
+        source: "tmpfs",
+        target: "/etc/kubernetes",
+        kind: "tmpfs",
+        flags: SAFE,
+        data: "mode=0755,size=16m",
+        why: "keys never touch a disk",
+    },
 ];
 
 /// What moves into the new root.

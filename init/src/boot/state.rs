@@ -54,7 +54,10 @@ impl Device {
             DiskName::Path(p) => {
                 // /dev/disk/by-… is a link to the node.
                 let real = fs::canonicalize(p).unwrap_or_else(|_| p.into());
-                [Some(&self.name), self.parent.as_ref()].into_iter().flatten().any(|n| real == Path::new(&format!("/dev/{n}")))
+                [Some(&self.name), self.parent.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .any(|n| real == Path::new(&format!("/dev/{n}")))
             }
         }
     }
@@ -66,9 +69,8 @@ pub(crate) fn devices() -> Vec<Device> {
 }
 
 fn devices_at(root: &Path) -> Vec<Device> {
-    let mut found: Vec<Device> = fs::read_dir(root)
-        .map(|d| d.flatten().filter_map(|e| device(&e.path())).collect())
-        .unwrap_or_default();
+    let mut found: Vec<Device> =
+        fs::read_dir(root).map(|d| d.flatten().filter_map(|e| device(&e.path())).collect()).unwrap_or_default();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
@@ -115,18 +117,22 @@ pub(crate) fn choose(devices: &[Device], named: Option<&DiskName>) -> Result<Opt
 pub(crate) fn mount_state(device: &Device, steps: &mut Steps) -> Result<(), String> {
     let node = device.node();
     let probe = steps.read(&["/usr/sbin/blkid", "-p", "-o", "export", &node])?;
-    let has = |key: &str, value: &str| probe.lines().any(|l| l.split_once('=').is_some_and(|(k, v)| k == key && v == value));
+    let has =
+        |key: &str, value: &str| probe.lines().any(|l| l.split_once('=').is_some_and(|(k, v)| k == key && v == value));
     if !has("PART_ENTRY_TYPE", STATE_TYPE) || !has("LABEL", STATE_LABEL) || !has("TYPE", "ext4") {
         return Err(format!("{node} is named {STATE_LABEL}, but is no ext4 of that label and our partition type"));
     }
     // 1: errors were corrected. More than that is not for a machine to decide.
     match steps.read(&["/usr/sbin/e2fsck", "-p", &node]) {
         Ok(_) => {}
-        Err(e) if e.ends_with("exit status 1") => log::say(&format!("{node}: errors in the file system were corrected")),
+        Err(e) if e.ends_with("exit status 1") => {
+            log::say(&format!("{node}: errors in the file system were corrected"));
+        }
         Err(e) => return Err(format!("checking {node}: {e}; hint: its data must be repaired or restored by hand")),
     }
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
-    mount(Some(node.as_str()), VAR, Some("ext4"), flags, Some("errors=remount-ro")).map_err(|e| format!("mounting {node}: {e}"))
+    mount(Some(node.as_str()), VAR, Some("ext4"), flags, Some("errors=remount-ro"))
+        .map_err(|e| format!("mounting {node}: {e}"))
 }
 
 /// Takes the disk that the configuration names: blank, or told to wipe it.
@@ -142,7 +148,8 @@ pub(crate) fn take(disk: &Device, wipe: bool, steps: &mut Steps) -> Result<(), S
         return Err(format!("{node} is not blank; expected a blank disk, or `wipe: true` under quorate.state"));
     }
     log::say(&format!("{node}: partitioning and formatting ({} MB)", disk.bytes() / 1_000_000));
-    steps.feed(&["/usr/sbin/sfdisk", "--quiet", "--wipe=always", "--wipe-partitions=always", &node], &sfdisk_script())?;
+    steps
+        .feed(&["/usr/sbin/sfdisk", "--quiet", "--wipe=always", "--wipe-partitions=always", &node], &sfdisk_script())?;
     let partition = steps.wait_for(&format!("the partition on {node}"), || {
         devices().into_iter().find(|d| d.parent.as_deref() == Some(&disk.name))
     })?;

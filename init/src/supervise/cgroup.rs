@@ -18,7 +18,12 @@ impl Group {
     }
 
     /// Makes a service's cgroup below `parent` and sets its limits.
-    pub(crate) fn make(parent: Option<&Path>, name: &str, memory_max: Option<u64>, pids_max: Option<u64>) -> io::Result<Self> {
+    pub(crate) fn make(
+        parent: Option<&Path>,
+        name: &str,
+        memory_max: Option<u64>,
+        pids_max: Option<u64>,
+    ) -> io::Result<Self> {
         let Some(parent) = parent else { return Ok(Self::none()) };
         let dir = parent.join(name);
         match fs::create_dir(&dir) {

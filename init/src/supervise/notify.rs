@@ -34,7 +34,8 @@ impl Notify {
     /// At a path, open to every user.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let _ = std::fs::remove_file(path);
-        let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        let fd =
+            socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         setsockopt(&fd, PassCred, &true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;

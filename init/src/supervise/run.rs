@@ -86,7 +86,13 @@ pub(crate) struct World {
 
 impl World {
     /// Without a service yet.
-    pub(crate) fn new(signals: SignalFd, notify: Notify, cgroups: Option<PathBuf>, report: Report, reaper: Reaper) -> Self {
+    pub(crate) fn new(
+        signals: SignalFd,
+        notify: Notify,
+        cgroups: Option<PathBuf>,
+        report: Report,
+        reaper: Reaper,
+    ) -> Self {
         Self {
             supervisor: Supervisor::default(),
             reaper,
@@ -121,15 +127,20 @@ impl World {
 
     /// Waits for something to happen and takes it in.
     fn wait(&mut self) {
-        let due = [self.supervisor.deadline(), self.node.as_ref().and_then(crate::seek::Node::due)].into_iter().flatten().min();
+        let due = [self.supervisor.deadline(), self.node.as_ref().and_then(crate::seek::Node::due)]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = match due {
             _ if !self.events.is_empty() => PollTimeout::ZERO,
             None => PollTimeout::NONE,
             Some(at) => PollTimeout::try_from(at.saturating_sub(boottime_ms())).unwrap_or(PollTimeout::MAX),
         };
         let names: Vec<String> = self.running.keys().cloned().collect();
-        let mut fds =
-            vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN), PollFd::new(self.notify.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
+        ];
         for handles in self.running.values() {
             fds.push(PollFd::new(handles.output.as_fd(), PollFlags::POLLIN));
         }
@@ -256,7 +267,7 @@ impl World {
             }
             Action::AllReady => {
                 if self.node.as_ref().is_none_or(crate::seek::Node::is_running) {
-                    log::say(&format!("node ready ({} ms since the kernel started)", boottime_ms()));
+                    log::say(&format!("all ready ({} ms since the kernel started)", boottime_ms()));
                 }
                 self.report.write(&self.supervisor);
             }

@@ -42,12 +42,23 @@ pub(crate) struct Io {
 
 impl Reaper {
     /// Starts a service's process.
-    pub(crate) fn spawn(&mut self, service: &Service, env: &[(String, String)], io: Io, group: &Group) -> io::Result<i32> {
+    pub(crate) fn spawn(
+        &mut self,
+        service: &Service,
+        env: &[(String, String)],
+        io: Io,
+        group: &Group,
+    ) -> io::Result<i32> {
         let mut command = command(service, env)?;
         let stderr = io.output.try_clone()?;
         command.stdin(io.stdin.map_or_else(Stdio::null, Stdio::from)).stdout(io.output).stderr(stderr);
         let procs = group.procs()?;
-        prepare(&mut command, procs.as_ref().map(AsRawFd::as_raw_fd), io.channel.as_ref().map(AsRawFd::as_raw_fd), service.user != 0);
+        prepare(
+            &mut command,
+            procs.as_ref().map(AsRawFd::as_raw_fd),
+            io.channel.as_ref().map(AsRawFd::as_raw_fd),
+            service.user != 0,
+        );
         #[expect(clippy::disallowed_methods, reason = "this is the one place that makes processes")]
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -173,6 +184,10 @@ fn prepare(command: &mut Command, procs: Option<RawFd>, channel: Option<RawFd>, 
     unsafe {
         command.pre_exec(move || {
             libc::setsid();
+            // PID 1 blocks the signals it reads from a descriptor, and std hands the mask on.
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
             if let Some(fd) = procs {
                 // "0" is the writing process itself; the rights are those of whoever opened the file.
                 if libc::write(fd, b"0".as_ptr().cast(), 1) != 1 {

@@ -117,14 +117,7 @@ impl Supervisor {
     /// Whether a service is ready, or a condition holds.
     fn holds(&self, need: &str) -> bool {
         self.conditions.contains(need)
-            || self
-                .index(need)
-                .is_some_and(|i| matches!(self.entries[i].state, State::Running { ready: true, .. }))
-    }
-
-    /// What a waiting service still lacks.
-    pub(crate) fn lacks(&self, service: &Service) -> Vec<String> {
-        service.needs.iter().filter(|n| !self.holds(n)).cloned().collect()
+            || self.index(need).is_some_and(|i| matches!(self.entries[i].state, State::Running { ready: true, .. }))
     }
 
     /// When [`Event::Tick`] is due next.

@@ -185,7 +185,8 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("made");
         std::fs::write(dir.join("user-data"), "#cloud-config\n").expect("written");
         std::fs::write(dir.join("meta-data"), "instance-id: a\n").expect("written");
-        let out = std::process::Command::new("genisoimage").args(["-quiet", "-V", "cidata"]).args(options).arg(&dir).output();
+        let out =
+            std::process::Command::new("genisoimage").args(["-quiet", "-V", "cidata"]).args(options).arg(&dir).output();
         std::fs::remove_dir_all(&dir).expect("removed");
         match out {
             Ok(o) => Some(o.stdout),
@@ -203,7 +204,12 @@ mod tests {
             let Some(image) = genisoimage(options) else { return };
             let m = read(&mut Cursor::new(image)).expect("read");
             assert!(m.is_cidata(), "{options:?}: {}", m.label);
-            assert_eq!(m.files.get("user-data").map(Vec::as_slice), Some(&b"#cloud-config\n"[..]), "{options:?}: {:?}", m.files.keys());
+            assert_eq!(
+                m.files.get("user-data").map(Vec::as_slice),
+                Some(&b"#cloud-config\n"[..]),
+                "{options:?}: {:?}",
+                m.files.keys()
+            );
         }
     }
 

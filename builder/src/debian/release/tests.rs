@@ -81,7 +81,8 @@ fn one_good_signature_of_several_is_enough() {
     let (k, stranger) = (key(), key());
     let both = CleartextSignedMessage::new_many(&text(""), |t| {
         let sign = |k: &SignedSecretKey| -> pgp::errors::Result<pgp::packet::Signature> {
-            Ok(CleartextSignedMessage::sign(rand_core(), t, &k.primary_key, &Password::empty())?.signatures()[0].clone())
+            Ok(CleartextSignedMessage::sign(rand_core(), t, &k.primary_key, &Password::empty())?.signatures()[0]
+                .clone())
         };
         Ok(vec![sign(&stranger)?, sign(&k)?])
     })

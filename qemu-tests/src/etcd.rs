@@ -1,0 +1,85 @@
+//! A client of etcd's JSON gateway, over TLS with certificates of the seed's directory.
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use lab::clock::Clock;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+
+/// An answer takes at most so much of the guest's time.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The client.
+#[derive(Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+/// PEM files of a client: certificate and key.
+pub type Pair<'a> = (&'a str, &'a str);
+
+impl Client {
+    /// With the operator's certificate.
+    pub fn new(to: SocketAddr, seed: &Path, clock: Clock) -> Result<Self> {
+        let read = |n: &str| std::fs::read_to_string(seed.join(n)).with_context(|| format!("reading {n}"));
+        let (cert, key) = (read("etcd-admin.crt")?, read("etcd-admin.key")?);
+        Self::with(to, &read("etcd-server-ca.crt")?, Some((&cert, &key)), clock)
+    }
+
+    /// With another certificate, or none.
+    pub fn with(to: SocketAddr, ca: &str, pair: Option<Pair<'_>>, clock: Clock) -> Result<Self> {
+        let own = pair
+            .map(|(cert, key)| -> Result<ClientCert> {
+                let chain = [Certificate::from_pem(cert.as_bytes())?.to_owned()];
+                Ok(ClientCert::new_with_certs(&chain, PrivateKey::from_pem(key.as_bytes())?))
+            })
+            .transpose()?;
+        let tls = TlsConfig::builder()
+            .client_cert(own)
+            .root_certs(RootCerts::new_with_certs(&[Certificate::from_pem(ca.as_bytes())?.to_owned()]))
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(clock.host(ANSWER)))
+            .http_status_as_error(false)
+            .proxy(None)
+            .tls_config(tls)
+            .build();
+        Ok(Self { agent: config.into(), url: format!("https://{to}") })
+    }
+
+    fn call(&self, path: &str, body: &Value) -> Result<Value> {
+        let response = self.agent.post(format!("{}{path}", self.url)).send(body.to_string())?;
+        let status = response.status();
+        let text = response.into_body().read_to_string()?;
+        if !status.is_success() {
+            bail!("etcd answered {status}: {text}");
+        }
+        serde_json::from_str(&text).with_context(|| format!("etcd said {text}"))
+    }
+
+    /// Writes a key.
+    pub fn put(&self, key: &str, value: &str) -> Result<()> {
+        self.call("/v3/kv/put", &json!({ "key": STANDARD.encode(key), "value": STANDARD.encode(value) })).map(|_| ())
+    }
+
+    /// Reads a key, linearizably.
+    pub fn get(&self, key: &str) -> Result<Option<String>> {
+        let answer = self.call("/v3/kv/range", &json!({ "key": STANDARD.encode(key) }))?;
+        let Some(value) = answer["kvs"][0]["value"].as_str() else { return Ok(None) };
+        Ok(Some(String::from_utf8(STANDARD.decode(value)?)?))
+    }
+
+    /// The cluster's members: names.
+    pub fn members(&self) -> Result<Vec<String>> {
+        let answer = self.call("/v3/cluster/member/list", &json!({}))?;
+        let members = answer["members"].as_array().context("no members")?;
+        Ok(members.iter().filter_map(|m| m["name"].as_str().map(String::from)).collect())
+    }
+}
