@@ -44,7 +44,7 @@ impl Steps<'_> {
         let signals = self.signals;
         let mut text = String::new();
         let mut collect = |output: &mut Output| {
-            for line in output.read().0 {
+            for line in output.read() {
                 text += &line;
                 text.push('\n');
             }

@@ -9,8 +9,9 @@ fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
     let bad = node.write_medium("bad.iso", &edit(&good)).expect("a medium");
     let mut vm = node.boot(vec![bad]).expect("started");
     vm.wait_for("quorate: MAINTENANCE", BOOT).expect("maintenance mode");
+    vm.wait_for("quorate:   probed: /dev/vda", BOOT).expect("what was looked at");
     for word in words {
-        vm.wait_for(word, BOOT).unwrap_or_else(|e| panic!("{e:#}"));
+        assert!(vm.has_said(word), "{word} in\n{}", vm.console.since(0).join("\n"));
     }
     assert!(!vm.has_said("quorate: etcd ready"), "no role runs");
     vm.unplug("disk0").expect("asked");
@@ -34,6 +35,35 @@ fn a_typo_under_quorate() {
 #[test]
 fn truncated_yaml() {
     recovers(|t| t[..t.len() / 2].to_owned(), &["user-data: line "]);
+}
+
+/// A node's identity is fixed at first boot: what another seed says is told and refused.
+#[test]
+fn a_seed_of_another_identity_is_not_taken() {
+    let node = Node::seeded(|t| t).expect("seeded");
+    let vm = node.boot_ready().expect("a ready node");
+    vm.kill().expect("cut");
+    let other = node.user_data().expect("user-data").replace("\"generation\": 1", "\"generation\": 9");
+    let id_at = other.find("\"id\": \"").expect("an id") + 7;
+    let other = format!("{}0000000000000000{}", &other[..id_at], &other[id_at + 16..]);
+    let medium = node.write_medium("other.iso", &other).expect("a medium");
+    let mut vm = node.boot(vec![node.state_disk().expect("a disk"), medium]).expect("started");
+    vm.wait_for("is of another identity and is not taken: cluster.id is", BOOT).expect("refused");
+    vm.wait_for(READY, BOOT).expect("as what it was");
+}
+
+/// A member whose peers are not there waits for them by name, and starts nothing.
+#[test]
+fn a_first_boot_waits_for_the_other_members() {
+    let more = |n: u32| {
+        format!(
+            "\n[[node]]\nname = \"etcd-{n}\"\nroles = [\"etcd\"]\naddress = \"10.77.0.3{n}/24\"\nmac = \"52:54:00:77:00:3{n}\"\nstate = \"ephemeral\"\n"
+        )
+    };
+    let node = Node::seeded(|t| format!("{t}{}{}", more(2), more(3))).expect("seeded");
+    let mut vm = node.boot(vec![node.state_disk().expect("a disk"), node.seed_disk()]).expect("started");
+    vm.wait_for("etcd waits: etcd-2, etcd-3 did not answer yet", BOOT).expect("waits");
+    assert!(!vm.has_said("quorate: etcd ready"));
 }
 
 #[test]

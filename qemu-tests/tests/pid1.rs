@@ -43,7 +43,9 @@ impl Namespace {
         let mut unshare = command.spawn().expect("unshare (util-linux)");
         let (sender, lines) = channel();
         let stderr = unshare.stderr.take().expect("its stderr");
-        std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
+        });
         Self { unshare, lines, seen: Vec::new(), _dir: dir }
     }
 
@@ -69,8 +71,11 @@ impl Namespace {
     }
 
     fn signal(&self, signal: i32) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.init()), nix::sys::signal::Signal::try_from(signal).expect("a signal"))
-            .expect("sent");
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.init()),
+            nix::sys::signal::Signal::try_from(signal).expect("a signal"),
+        )
+        .expect("sent");
     }
 
     fn end(mut self) -> (ExitStatus, Vec<String>) {
@@ -102,7 +107,7 @@ fn a_service_that_ignores_sigterm_is_killed_in_time() {
     assert!((9.0..20.0).contains(&took.as_secs_f64()), "{took:?}");
     let (status, _) = ns.end();
     // A PID namespace whose init calls reboot(2) ends with SIGINT for power off.
-    assert_eq!(status.signal().or(status.code().map(|c| c - 128)), Some(libc::SIGINT), "{status:?}");
+    assert_eq!(status.signal().or_else(|| status.code().map(|c| c - 128)), Some(libc::SIGINT), "{status:?}");
 }
 
 /// A cgroup of version 2 for the test; none where the host has it nowhere.
@@ -146,7 +151,7 @@ fn a_panic_leaves_its_last_words_and_ends_the_machine() {
     assert!(line.contains("supervise/run.rs"), "{line}");
     ns.wait_for("on request (SIGQUIT)");
     let (status, _) = ns.end();
-    assert_eq!(status.signal().or(status.code().map(|c| c - 128)), Some(libc::SIGHUP), "a reboot: {status:?}");
+    assert_eq!(status.signal().or_else(|| status.code().map(|c| c - 128)), Some(libc::SIGHUP), "a reboot: {status:?}");
 }
 
 #[test]

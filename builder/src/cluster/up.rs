@@ -17,11 +17,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// What a node prints when everything it runs is ready.
 const READY: &str = "quorate: all ready";
+/// Ctrl-C was heard during `up`.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// A node that is not ready after so much of its own time will hardly be.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,15 +78,28 @@ pub(crate) fn up(file: &Path, images: &Path) -> Result<()> {
         start_keeper(&spec, file, images)?;
     }
     end_on_interrupt(&spec)?;
-    for line in ask(&spec, "follow")?.lines() {
+    let came_up = follow_until_ready(&spec);
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        // The thread that hears Ctrl-C ends this process when the VMs are gone.
+        loop {
+            std::thread::park();
+        }
+    }
+    came_up?;
+    show(&spec, file)
+}
+
+/// Passes the nodes' own lines on until all are ready; a cluster that does not come up is ended.
+fn follow_until_ready(spec: &Spec) -> Result<()> {
+    for line in ask(spec, "follow")?.lines() {
         let line = line.context("the keeper ended")?;
         if let Some(why) = line.strip_prefix("FAILED ") {
-            let _ = ask(&spec, "down");
+            let _ = ask(spec, "down");
             bail!("{why}");
         }
         eprintln!("{line}");
     }
-    show(&spec, file)
+    Ok(())
 }
 
 /// Starts the keeper in a session of its own and waits until it listens.
@@ -112,6 +128,7 @@ fn end_on_interrupt(spec: &Spec) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
             if let Ok(mut s) = UnixStream::connect(&path) {
                 let _ = writeln!(s, "down");
                 // The keeper closes the connection when the VMs are gone.

@@ -19,6 +19,8 @@ pub(crate) struct Output {
     reader: OwnedFd,
     partial: Vec<u8>,
     last: VecDeque<String>,
+    /// The other end is closed: waiting on it would return at once, for ever.
+    pub(crate) closed: bool,
 }
 
 /// A pipe: the reader of which does not block, and the writer for a child.
@@ -31,11 +33,11 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Output {
     /// Of a pipe's reader.
     pub(crate) fn new(reader: OwnedFd) -> Self {
-        Self { reader, partial: Vec::new(), last: VecDeque::new() }
+        Self { reader, partial: Vec::new(), last: VecDeque::new(), closed: false }
     }
 
-    /// Reads what is there: whole lines, and whether the other end is closed.
-    pub(crate) fn read(&mut self) -> (Vec<String>, bool) {
+    /// Reads the whole lines that are there.
+    pub(crate) fn read(&mut self) -> Vec<String> {
         let mut buffer = [0; 8192];
         let mut lines = Vec::new();
         // Bounded: a service that prints without end must not keep PID 1 from everything else.
@@ -45,8 +47,8 @@ impl Output {
                     if !self.partial.is_empty() {
                         lines.push(take(&mut self.partial));
                     }
-                    self.keep(&lines);
-                    return (lines, true);
+                    self.closed = true;
+                    break;
                 }
                 Ok(n) => {
                     for &byte in &buffer[..n] {
@@ -63,7 +65,7 @@ impl Output {
             }
         }
         self.keep(&lines);
-        (lines, false)
+        lines
     }
 
     fn keep(&mut self, lines: &[String]) {
@@ -127,14 +129,14 @@ mod tests {
         let (reader, writer) = pipe().expect("a pipe");
         let mut out = Output::new(reader);
         write(&writer, b"one\ntw").expect("written");
-        assert_eq!(out.read(), (vec!["one".into()], false));
+        assert_eq!(out.read(), ["one"]);
         write(&writer, b"o\x07\n").expect("written");
         write(&writer, &[b'x'; 2500]).expect("written");
-        let (lines, closed) = out.read();
-        assert_eq!((lines.len(), closed, &*lines[0]), (3, false, "two"));
+        let lines = out.read();
+        assert_eq!((lines.len(), out.closed, &*lines[0]), (3, false, "two"));
         drop(writer);
-        let (lines, closed) = out.read();
-        assert_eq!((lines[0].len(), closed), (500, true));
+        let lines = out.read();
+        assert_eq!((lines[0].len(), out.closed), (500, true));
         assert_eq!(out.tail(2).len(), 2);
     }
 

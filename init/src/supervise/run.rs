@@ -21,6 +21,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+/// Messages taken from one agent in a round: one that never stops talking must not keep PID 1 from the rest.
+const MESSAGES: usize = 64;
 /// Last lines of a failed service that the console gets.
 const TAIL: usize = 5;
 
@@ -141,7 +143,7 @@ impl World {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.notify.as_fd(), PollFlags::POLLIN),
         ];
-        for handles in self.running.values() {
+        for handles in self.running.values().filter(|h| !h.output.closed) {
             fds.push(PollFd::new(handles.output.as_fd(), PollFlags::POLLIN));
         }
         for (_, events) in &self.clearing {
@@ -268,11 +270,24 @@ impl World {
             Action::AllReady => {
                 if self.node.as_ref().is_none_or(crate::seek::Node::is_running) {
                     log::say(&format!("all ready ({} ms since the kernel started)", boottime_ms()));
+                    self.tell_memory();
                 }
                 self.report.write(&self.supervisor);
             }
             Action::Finished => self.finished = true,
         }
+    }
+
+    /// How much PID 1 and each service take, shared pages counted in shares: for whoever debugs or measures.
+    fn tell_memory(&self) {
+        let pss = |pid: i32| -> Option<u64> {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            text.lines().find_map(|l| l.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
+        };
+        let own = pss(1).map(|kb| format!("init {kb} kB"));
+        let services = self.running.keys().filter_map(|n| Some(format!("{n} {} kB", pss(self.reaper.pid_of(n)?)?)));
+        let all: Vec<String> = own.into_iter().chain(services).collect();
+        log::debug(&format!("memory {}", all.join(", ")));
     }
 
     fn kill(&mut self, service: &str, whole: bool) {
@@ -344,7 +359,7 @@ impl World {
 
     fn read_output(&mut self, name: &str) {
         let Some(handles) = self.running.get_mut(name) else { return };
-        let (lines, _) = handles.output.read();
+        let lines = handles.output.read();
         for line in lines {
             log::debug(&format!("{name} | {line}"));
             if let Some(forward) = self.forward.as_mut().filter(|_| name != LOG_AGENT) {
@@ -354,7 +369,8 @@ impl World {
     }
 
     fn read_channel(&mut self, name: &str) {
-        while let Some(channel) = self.running.get(name).and_then(|h| h.channel.as_ref()) {
+        for _ in 0..MESSAGES {
+            let Some(channel) = self.running.get(name).and_then(|h| h.channel.as_ref()) else { return };
             match channel.receive() {
                 Received::Message(message) if may_say(name, &message) => self.heard(name, *message),
                 Received::Message(message) => self.misbehaved(name, &format!("said {message:?}")),

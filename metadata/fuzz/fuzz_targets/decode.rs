@@ -1,0 +1,6 @@
+#![no_main]
+//! Whatever the bytes: an answer or an error, never a panic, a hang or much memory.
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = metadata::decode::decode(data);
+});

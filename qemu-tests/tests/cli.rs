@@ -1,0 +1,91 @@
+//! What the command says to people and to scripts: exit codes, places in files, JSON, nothing half-written.
+
+use qemu_tests::{Node, checkout, program};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+fn quorate(arguments: &[&str]) -> Output {
+    Command::new(program("quorate")).current_dir(checkout()).args(arguments).output().expect("run")
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn exit_codes_and_places() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let profile = dir.path().join("mine.toml");
+    std::fs::write(&profile, "name = \"mine\"\nrolse = [\"etcd\"]\n").expect("written");
+    let profile = profile.display().to_string();
+    let cluster = dir.path().join("c.toml");
+    let text = std::fs::read_to_string(checkout().join("examples/etcd.toml")).expect("read");
+    std::fs::write(&cluster, text.replace("\"etcd-1\"", "\"Etcd 1\"")).expect("written");
+    let cluster = cluster.display().to_string();
+    for (arguments, code, words) in [
+        (&["image", "plan", &profile][..], 2, "mine.toml:2:1: unknown field `rolse`"),
+        (&["image", "plan", "ectd"], 2, "did you mean `etcd`?"),
+        (&["cluster", "seed", &cluster], 2, "is not an RFC 1123 label"),
+        (&["config", "validate", &cluster], 2, "is not an RFC 1123 label"),
+        (&["config", "validate", "/nonexistent"], 1, "reading /nonexistent"),
+        (&["image", "bake"], 2, "unrecognized subcommand"),
+    ] {
+        let out = quorate(arguments);
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}: {}", stderr(&out));
+        assert!(stderr(&out).contains(words), "{arguments:?}: {}", stderr(&out));
+    }
+    assert!(!dir.path().join("demo.seed").exists(), "a refused cluster writes nothing");
+}
+
+#[test]
+fn scripts_get_json() {
+    for arguments in
+        [&["image", "plan", "etcd", "--format", "json"][..], &["image", "inspect", "etcd", "--format", "json"]]
+    {
+        let out = quorate(arguments);
+        assert!(out.status.success(), "{}", stderr(&out));
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).expect("json");
+    }
+}
+
+/// The validator is the boot's own: what a node would refuse is refused here with the same words.
+#[test]
+fn validates_what_a_node_would_boot_with() {
+    let node = Node::seeded(|t| t).expect("seeded");
+    let good = node.path("demo.seed/etcd-1/user-data");
+    let out = quorate(&["config", "validate", &good.display().to_string()]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let bad = node.path("bad");
+    std::fs::write(&bad, node.user_data().expect("read").replace("\"roles\"", "\"rolse\"")).expect("written");
+    let out = quorate(&["config", "validate", &bad.display().to_string()]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(stderr(&out).contains("unknown field `rolse`") && stderr(&out).contains("did you mean `roles`?"));
+}
+
+/// Ctrl-C in the middle of a build: the output is the old one or none, and no temporary directory stays.
+#[test]
+fn an_interrupted_build_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for delay in [50, 200, 500] {
+        let mut child = Command::new(program("quorate"))
+            .current_dir(dir.path())
+            .args(["image", "build", "etcd", "--offline", "--profiles"])
+            .arg(checkout().join("profiles"))
+            .spawn()
+            .expect("started");
+        // Not a wait for an event: the interrupt is to come at no particular moment.
+        std::thread::sleep(Duration::from_millis(delay));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("sent");
+        let status = child.wait().expect("ended");
+        assert!(status.success() || status.code() == Some(130), "{status}");
+        let out = dir.path().join("out");
+        for entry in std::fs::read_dir(&out).into_iter().flatten().flatten() {
+            assert_eq!(entry.file_name(), "etcd", "left behind");
+        }
+        if out.join("etcd").exists() {
+            let files = std::fs::read_dir(out.join("etcd")).expect("listed").count();
+            assert_eq!(files, 5, "whole or not at all");
+        }
+    }
+}

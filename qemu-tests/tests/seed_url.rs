@@ -1,0 +1,57 @@
+//! A seed over http: the address by DHCP on the way there, private keys only where the command line allows it, and a
+//! server that comes up late is asked again.
+
+use qemu_tests::{BOOT, Node, READY};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+/// Serves a directory's files, as a web server would.
+fn serve(listener: TcpListener, dir: PathBuf) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut line = String::new();
+            if BufReader::new(&stream).read_line(&mut line).is_err() {
+                continue;
+            }
+            let name = line.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/n1/").to_owned();
+            let answer = match std::fs::read(dir.join(&name)) {
+                Ok(body) => {
+                    let mut a =
+                        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                    a.push_str(&String::from_utf8_lossy(&body));
+                    a
+                }
+                Err(_) => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
+            };
+            // A client that went away asks again.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn comes_by_http_when_that_is_allowed() {
+    let node = Node::seeded(|t| t.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\"")).expect("seeded");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut machine = node.machine(vec![]).expect("a machine");
+    // The host's loopback is the gateway's address inside the lab.
+    machine.serial = Some(format!("ds=nocloud;s=http://10.77.0.1:{port}/n1"));
+    machine.cmdline += " quorate.wait=4";
+
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for("quorate: network ready", BOOT).expect("an address by DHCP");
+    vm.wait_for("quorate: MAINTENANCE", BOOT).expect("nobody answers yet");
+    serve(listener, node.path("demo.seed/etcd-1"));
+    vm.wait_for("carries private keys and came in the clear", BOOT).expect("asked again, and refused");
+    assert!(!vm.has_said("quorate: etcd ready"));
+    drop(vm);
+
+    machine.cmdline += " quorate.insecure-seed=1";
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for(&format!("node etcd-1 with etcd from nocloud:http://10.77.0.1:{port}/n1/"), BOOT).expect("taken");
+    vm.wait_for(READY, BOOT).expect("a ready node");
+    let etcd = node.etcd(&mut vm).expect("a client");
+    etcd.put("a", "1").expect("written");
+}
