@@ -2,6 +2,7 @@
 //! hears the power button.
 
 use crate::channel::Channel;
+use crate::disk_names::names;
 use crate::uevent::{Fields, Uevents};
 use contract::control::{FromAgent, ShutdownKind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,7 +11,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `struct input_event` on 64 bits: time, type, code, value (linux/input.h).
 const INPUT_EVENT: usize = 24;
@@ -147,52 +148,9 @@ fn walk(dir: &Path, depth: usize, modaliases: &mut Vec<String>) {
     }
 }
 
-/// The names under which a block device is known, below `/dev/disk`, as udev's rules make them.
-fn names(device: &Path) -> Vec<String> {
-    let Ok(dir) = fs::canonicalize(device) else { return Vec::new() };
-    let read = |p: PathBuf| fs::read_to_string(p).ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
-    let partition = read(dir.join("partition"));
-    let disk = if partition.is_some() { dir.parent().unwrap_or(&dir).to_path_buf() } else { dir.clone() };
-    let part = partition.map(|n| format!("-part{n}")).unwrap_or_default();
-    let name = disk.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let safe = |t: String| {
-        t.chars().map(|c| if c.is_ascii_alphanumeric() || "#+-.:=@_".contains(c) { c } else { '_' }).collect::<String>()
-    };
-    let mut names = Vec::new();
-    let bus = if name.starts_with("vd") {
-        "virtio"
-    } else if name.starts_with("nvme") {
-        "nvme"
-    } else {
-        "scsi"
-    };
-    if let Some(serial) = read(disk.join("serial")).or_else(|| read(disk.join("device/serial"))) {
-        names.push(format!("by-id/{bus}-{}{part}", safe(serial)));
-    }
-    if let Some(wwid) = read(disk.join("wwid")).or_else(|| read(disk.join("device/wwid"))) {
-        names.push(format!("by-id/{}{part}", safe(wwid)));
-    }
-    // The last PCI function on the way to the disk.
-    let pci = disk
-        .components()
-        .rev()
-        .map(|c| c.as_os_str().to_string_lossy().into_owned())
-        .find(|c| c.len() == 12 && c.as_bytes()[4] == b':' && c.as_bytes()[7] == b':' && c.as_bytes()[10] == b'.');
-    names.extend(pci.map(|p| format!("by-path/pci-{p}{part}")));
-    let uevent = read(dir.join("uevent")).unwrap_or_default();
-    for line in uevent.lines() {
-        match line.split_once('=') {
-            Some(("PARTNAME", v)) => names.push(format!("by-partlabel/{}", safe(v.to_owned()))),
-            Some(("PARTUUID", v)) => names.push(format!("by-partuuid/{}", safe(v.to_owned()))),
-            _ => {}
-        }
-    }
-    names
-}
-
 fn links(dev: &Path, device: &Path) {
     let Some(name) = device.file_name() else { return };
-    for link in names(device) {
+    for link in names(dev, device) {
         let path = dev.join("disk").join(link);
         if let Some(dir) = path.parent() {
             // A link that cannot be made is one name fewer for a disk that has others.
@@ -219,14 +177,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_links() {
+    fn links_come_and_go() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = dir.path().join("devices/pci0000:00/0000:00:05.0/virtio2/block/vdb");
         fs::create_dir_all(disk.join("vdb1")).expect("made");
-        fs::write(disk.join("serial"), "my seed\n").expect("written");
         fs::write(disk.join("vdb1/partition"), "1\n").expect("written");
         fs::write(disk.join("vdb1/uevent"), "PARTNAME=quorate-state\n").expect("written");
-        assert_eq!(names(&disk), ["by-id/virtio-my_seed", "by-path/pci-0000:00:05.0"]);
         let dev = dir.path().join("dev");
         links(&dev, &disk.join("vdb1"));
         let link = dev.join("disk/by-partlabel/quorate-state");

@@ -6,7 +6,7 @@
 //! | verb | what it does | file |
 //! |---|---|---|
 //! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
-//! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button | `devices.rs` |
+//! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button | `devices.rs`, `disk_names.rs` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
 //! | `node` | leaf certificates, etcd membership, the saved time | `node.rs`, `pki.rs`, `membership/` |
 //! | `log` | writes what services print | `logs.rs` |
@@ -14,6 +14,7 @@
 mod channel;
 mod clock;
 mod devices;
+mod disk_names;
 mod etcd;
 mod logs;
 mod membership;

@@ -32,7 +32,11 @@ fn serve(listener: TcpListener, dir: PathBuf) {
 
 #[test]
 fn comes_by_http_when_that_is_allowed() {
-    let node = Node::seeded(|t| t.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\"")).expect("seeded");
+    let node = Node::seeded(|t| {
+        let t = t.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\"");
+        t.replace("ntp = []", "ntp = [\"10.77.0.1\"]")
+    })
+    .expect("seeded");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let mut machine = node.machine(vec![]).expect("a machine");
@@ -54,4 +58,5 @@ fn comes_by_http_when_that_is_allowed() {
     vm.wait_for(READY, BOOT).expect("a ready node");
     let etcd = node.etcd(&mut vm).expect("a client");
     etcd.put("a", "1").expect("written");
+    assert!(vm.has_said("quorate: chrony ready") && !vm.has_said("chrony failed"), "servers were given");
 }
