@@ -2,16 +2,24 @@
 //! server that comes up late is asked again.
 
 use qemu_tests::{BOOT, Node, READY};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Serves a directory's files, as a web server would.
-fn serve(listener: TcpListener, dir: PathBuf) {
+/// Serves a directory's files, as a web server would; over TLS with a certificate that nobody knows, if one is given.
+fn serve(listener: TcpListener, dir: PathBuf, tls: Option<Arc<rustls::ServerConfig>>) {
     std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
+        for stream in listener.incoming().flatten() {
+            let mut stream: Box<dyn Stream> = match &tls {
+                None => Box::new(stream),
+                Some(config) => {
+                    let session = rustls::ServerConnection::new(Arc::clone(config)).expect("a session");
+                    Box::new(rustls::StreamOwned::new(session, stream))
+                }
+            };
             let mut line = String::new();
-            if BufReader::new(&stream).read_line(&mut line).is_err() {
+            if BufReader::new(&mut stream).read_line(&mut line).is_err() {
                 continue;
             }
             let name = line.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/n1/").to_owned();
@@ -25,9 +33,46 @@ fn serve(listener: TcpListener, dir: PathBuf) {
                 Err(_) => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
             };
             // A client that went away asks again.
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
         }
     });
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+fn tls() -> Arc<rustls::ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["seed.example".into()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a configuration");
+    Arc::new(config)
+}
+
+/// What vouches for a seed over https is the digest on the line: with the right one it is taken, with another it is not.
+#[test]
+fn comes_by_https_with_a_pinned_digest() {
+    let node = Node::seeded(|t| t.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\"")).expect("seeded");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    serve(listener, node.path("demo.seed/etcd-1"), Some(tls()));
+    let sum =
+        std::process::Command::new("sha256sum").arg(node.path("demo.seed/etcd-1/user-data")).output().expect("run");
+    let sum = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
+    let mut machine = node.machine(vec![]).expect("a machine");
+    let line = |sum: &str| Some(format!("ds=nocloud;s=https://10.77.0.1:{port}/n1/;sha256={sum}"));
+    machine.cmdline += " quorate.wait=2";
+    machine.serial = line(&"0".repeat(64));
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for("the ds line pins 0000", BOOT).expect("refused");
+    drop(vm);
+    machine.serial = line(&sum);
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for(READY, BOOT).expect("a ready node");
 }
 
 #[test]
@@ -47,7 +92,7 @@ fn comes_by_http_when_that_is_allowed() {
     let mut vm = lab::vm::Vm::start(&machine).expect("started");
     vm.wait_for("quorate: network ready", BOOT).expect("an address by DHCP");
     vm.wait_for("quorate: MAINTENANCE", BOOT).expect("nobody answers yet");
-    serve(listener, node.path("demo.seed/etcd-1"));
+    serve(listener, node.path("demo.seed/etcd-1"), None);
     vm.wait_for("carries private keys and came in the clear", BOOT).expect("asked again, and refused");
     assert!(!vm.has_said("quorate: etcd ready"));
     drop(vm);

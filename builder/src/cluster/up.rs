@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// What a node prints when everything it runs is ready.
 const READY: &str = "quorate: all ready";
+/// An orderly shutdown takes a fraction of a guest second; a node that is not up yet does not hear the button.
+const GRACE: Duration = Duration::from_secs(5);
 /// Ctrl-C was heard during `up`.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// A node that is not ready after so much of its own time will hardly be.
@@ -94,7 +96,7 @@ fn follow_until_ready(spec: &Spec) -> Result<()> {
     for line in ask(spec, "follow")?.lines() {
         let line = line.context("the keeper ended")?;
         if let Some(why) = line.strip_prefix("FAILED ") {
-            let _ = ask(spec, "down");
+            let _ = ask(spec, "end");
             bail!("{why}");
         }
         eprintln!("{line}");
@@ -130,7 +132,7 @@ fn end_on_interrupt(spec: &Spec) -> Result<()> {
         if let Some(signal) = signals.forever().next() {
             INTERRUPTED.store(true, Ordering::SeqCst);
             if let Ok(mut s) = UnixStream::connect(&path) {
-                let _ = writeln!(s, "down");
+                let _ = writeln!(s, "end");
                 // The keeper closes the connection when the VMs are gone.
                 let _ = std::io::copy(&mut s, &mut std::io::sink());
             }
@@ -228,7 +230,10 @@ fn etcdctl(spec: &Spec) -> Result<PathBuf> {
 enum Ask {
     Status(UnixStream),
     Follow(UnixStream),
+    /// The power button, and then the end.
     Down(UnixStream),
+    /// The end, at once.
+    End(UnixStream),
     Interrupted,
 }
 
@@ -273,6 +278,19 @@ pub(crate) fn keep(file: &Path, images: &Path) -> Result<()> {
                 std::thread::spawn(move || follow(s, &consoles, bound));
             }
             Ask::Down(s) => {
+                for (vm, _) in &mut vms {
+                    // One that does not hear the button, or not in time, loses its power with the rest.
+                    let _ = vm.power_button();
+                }
+                for (vm, _) in &mut vms {
+                    let _ = vm.wait_end(GRACE);
+                }
+                drop(vms);
+                let _ = std::fs::remove_file(&path);
+                drop(s);
+                return Ok(());
+            }
+            Ask::End(s) => {
                 drop(vms);
                 let _ = std::fs::remove_file(&path);
                 drop(s);
@@ -296,6 +314,7 @@ fn accept(listener: UnixListener, sender: mpsc::Sender<Ask>) {
                 "status" => Ask::Status(stream),
                 "follow" => Ask::Follow(stream),
                 "down" => Ask::Down(stream),
+                "end" => Ask::End(stream),
                 _ => continue,
             };
             if sender.send(ask).is_err() {
