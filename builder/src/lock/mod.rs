@@ -1,6 +1,6 @@
 //! The lock: which indices were seen, and exactly which packages and components an image is made of.
 //!
-//! It names archives, suites and pool paths, never a host. [`make`] writes a new one, [`update`] replaces entries that
+//! It names archives, suites and pool paths, never a host. [`make()`] writes a new one, [`update()`] replaces entries that
 //! a mirror no longer has, in the same suite and as strictly verified.
 
 mod make;
