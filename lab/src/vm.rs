@@ -34,7 +34,7 @@ pub struct Vm {
 
 /// The kernel kills a child when the thread that made it ends, however that happens.
 #[expect(unsafe_code, reason = "prctl between fork and exec")]
-pub(crate) fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl(2) is async-signal-safe and touches no memory.
     unsafe {
         command.pre_exec(|| {

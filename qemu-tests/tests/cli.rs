@@ -1,6 +1,7 @@
 //! What the command says to people and to scripts: exit codes, places in files, JSON, nothing half-written.
 
 use qemu_tests::{Node, checkout, program};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -88,4 +89,35 @@ fn an_interrupted_build_leaves_nothing() {
             assert_eq!(files, 5, "whole or not at all");
         }
     }
+}
+
+/// The same while Go compiles: neither its directory nor the compiler stays.
+#[test]
+fn an_interrupted_component_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(&path).expect("made");
+        path
+    };
+    let store = path("cache/quorate");
+    std::os::unix::fs::symlink(qemu_tests::cache().join("quorate/sha256"), store.join("sha256")).expect("linked");
+    let mut child = Command::new(program("quorate"))
+        .current_dir(dir.path())
+        .args(["image", "build", "etcd", "--profiles"])
+        .arg(checkout().join("profiles"))
+        .env("XDG_CACHE_HOME", path("cache"))
+        .env("GOCACHE", path("go-build"))
+        .env("TMPDIR", path("tmp"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
+    lines.find(|l| l.contains("building etcd")).expect("it compiles");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("sent");
+    assert_eq!(child.wait().expect("ended").code(), Some(130));
+    let left: Vec<_> = std::fs::read_dir(path("tmp")).expect("listed").flatten().map(|e| e.file_name()).collect();
+    // Go's own scratch directories are Go's.
+    assert!(left.iter().all(|n| n.to_string_lossy().starts_with("go-")), "{left:?}");
 }

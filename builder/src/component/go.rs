@@ -83,7 +83,7 @@ impl Toolchain {
         }
         progress::say(&format!("building {} {} with {}", recipe.name, recipe.version(), self.version));
         let mut parts = BTreeMap::new();
-        let work = tempfile::tempdir().context("making a directory to build in")?;
+        let work = crate::interrupt::temporary_dir(&std::env::temp_dir()).context("making a directory to build in")?;
         for file in ["go.mod", "go.sum"] {
             std::fs::write(work.path().join(file), &recipe.files[file])?;
         }
@@ -148,6 +148,8 @@ fn run(c: &mut Command) -> Result<String> {
 
 /// Runs a build whose stderr names each package as it is compiled: that is its progress; the rest is the error.
 fn follow(c: &mut Command, step: &Step) -> Result<()> {
+    // Ctrl-C ends this process; the compiler must not go on in a directory that is gone.
+    lab::vm::die_with_parent(c);
     let mut child = c.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("running go")?;
     let mut last: Vec<String> = Vec::new();
     if let Some(stderr) = child.stderr.take() {
