@@ -12,23 +12,28 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// Where a server does not say how long: as if for an hour.
-const LEASE: u32 = 3600;
-
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) address: ipnet::Ipv4Net,
     pub(crate) gateway: Option<Ipv4Addr>,
     pub(crate) nameservers: Vec<Ipv4Addr>,
-    pub(crate) seconds: u32,
+}
+
+/// What became of a lease. Renewals that change nothing are no news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// A new one.
+    Leased(Lease),
+    /// It ran out, and no server renewed it.
+    Lost,
 }
 
 /// A client on one link.
 #[derive(Debug)]
 pub(crate) struct Client {
     wake: OwnedFd,
-    leases: Receiver<Lease>,
+    leases: Receiver<News>,
 }
 
 impl Client {
@@ -50,7 +55,7 @@ impl Client {
     }
 
     /// What came since.
-    pub(crate) fn news(&mut self) -> Vec<Lease> {
+    pub(crate) fn news(&mut self) -> Vec<News> {
         let mut buffer = [0; 16];
         while read(&self.wake, &mut buffer).is_ok_and(|n| n > 0) {}
         self.leases.try_iter().collect()
@@ -63,7 +68,7 @@ impl AsFd for Client {
     }
 }
 
-fn follow(mut raw: RawSocket, mac: [u8; 6], sender: &Sender<Lease>, notify: &OwnedFd) {
+fn follow(mut raw: RawSocket, mac: [u8; 6], sender: &Sender<News>, notify: &OwnedFd) {
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
     // Only tells transactions apart; the MAC address is what makes it this machine's.
     config.random_seed =
@@ -71,19 +76,25 @@ fn follow(mut raw: RawSocket, mac: [u8; 6], sender: &Sender<Lease>, notify: &Own
     let mut interface = Interface::new(config, &mut raw, Instant::now());
     let mut sockets = SocketSet::new(vec![]);
     let handle = sockets.add(dhcpv4::Socket::new());
+    let mut leased = false;
     loop {
         let now = Instant::now();
         interface.poll(now, &mut raw, &mut sockets);
-        if let Some(dhcpv4::Event::Configured(c)) = sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
-            let lease = Lease {
+        let news = match sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
+            None => None,
+            // The client also says so before its first lease.
+            Some(dhcpv4::Event::Deconfigured) => std::mem::take(&mut leased).then_some(News::Lost),
+            Some(dhcpv4::Event::Configured(c)) => Some(News::Leased(Lease {
                 address: ipnet::Ipv4Net::new_assert(c.address.address(), c.address.prefix_len()),
                 gateway: c.router,
                 nameservers: c.dns_servers.iter().copied().collect(),
-                seconds: LEASE,
-            };
-            if sender.send(lease).is_err() || write(notify, b"x").is_err() {
-                return;
-            }
+            })),
+        };
+        leased |= matches!(news, Some(News::Leased(_)));
+        if let Some(news) = news
+            && (sender.send(news).is_err() || write(notify, b"x").is_err())
+        {
+            return;
         }
         let delay = interface.poll_delay(now, &sockets).map(|d| d.max(smoltcp::time::Duration::from_millis(1)));
         // Interrupted or not: the next round looks at the clock again.

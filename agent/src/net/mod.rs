@@ -43,6 +43,8 @@ struct Network {
     /// Links that got their configuration.
     configured: BTreeSet<u32>,
     leases: BTreeMap<u32, dhcp::Client>,
+    /// The address that each link's last lease brought.
+    leased: BTreeMap<u32, ipnet::Ipv4Net>,
     resolvers: Vec<IpAddr>,
     since: Instant,
     told: bool,
@@ -60,6 +62,7 @@ impl Network {
             address: None,
             configured: BTreeSet::new(),
             leases: BTreeMap::new(),
+            leased: BTreeMap::new(),
             resolvers: Vec::new(),
             since: Instant::now(),
             told: false,
@@ -105,7 +108,7 @@ impl Network {
     fn configure(&mut self, link: &Link, wanted: &plan::Wanted) -> Result<(), String> {
         self.netlink.set_up(link.index, wanted.mtu)?;
         for address in &wanted.addresses {
-            self.netlink.add_address(link.index, *address, None)?;
+            self.netlink.add_address(link.index, *address)?;
         }
         for route in &wanted.routes {
             self.netlink.add_route(link.index, route)?;
@@ -184,14 +187,26 @@ impl Network {
         self.leased()
     }
 
-    /// Puts what leases brought on their links.
+    /// Puts what leases brought on their links. A lease that ran out keeps its address until there is another one: a
+    /// node that cannot reach its DHCP server is better off with the address its peers know.
     fn leased(&mut self) -> Result<(), String> {
         let mut news = Vec::new();
         for (index, client) in &mut self.leases {
-            news.extend(client.news().into_iter().map(|lease| (*index, lease)));
+            news.extend(client.news().into_iter().map(|n| (*index, n)));
         }
-        for (index, lease) in news {
-            self.netlink.add_address(index, lease.address.into(), Some(lease.seconds))?;
+        for (index, news) in news {
+            let lease = match news {
+                dhcp::News::Leased(lease) => lease,
+                dhcp::News::Lost => {
+                    self.channel.notice("the DHCP lease ran out, and no server renewed it; its address is kept")?;
+                    continue;
+                }
+            };
+            self.netlink.add_address(index, lease.address.into())?;
+            match self.leased.insert(index, lease.address) {
+                Some(old) if old != lease.address => self.netlink.remove_address(index, old.into())?,
+                _ => {}
+            }
             if let Some(gateway) = lease.gateway {
                 self.netlink.add_route(index, &plan::default_route(gateway.into()))?;
             }

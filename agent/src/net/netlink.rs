@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -144,27 +144,19 @@ impl Netlink {
             .map_err(|e| format!("setting the link up: {e}"))
     }
 
-    /// Adds an address, or renews its life; `seconds` = how long it may be used, none = for ever.
-    pub(crate) fn add_address(&mut self, index: u32, net: IpNet, seconds: Option<u32>) -> Result<(), String> {
-        let mut message = AddressMessage::default();
-        message.header.family = family(net.addr());
-        message.header.index = index;
-        message.header.prefix_len = net.prefix_len();
-        if net.addr().is_ipv6() {
-            // The address is this node's by declaration; waiting for duplicates would cost a second of every boot.
-            message.header.flags = AddressHeaderFlags::Nodad;
-        }
-        message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
-        if let Some(seconds) = seconds {
-            let mut life = CacheInfo::default();
-            life.ifa_valid = seconds;
-            life.ifa_preferred = seconds;
-            message.attributes.push(AddressAttribute::CacheInfo(life));
-        }
+    /// Adds an address; one that is there already is no error.
+    pub(crate) fn add_address(&mut self, index: u32, net: IpNet) -> Result<(), String> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.request(RouteNetlinkMessage::NewAddress(message), flags)
-            .map(|_| ())
-            .map_err(|e| format!("adding {net}: {e}"))
+        let message = RouteNetlinkMessage::NewAddress(address_message(index, net));
+        self.request(message, flags).map(|_| ()).map_err(|e| format!("adding {net}: {e}"))
+    }
+
+    /// Removes an address; one that is not there is no error.
+    pub(crate) fn remove_address(&mut self, index: u32, net: IpNet) -> Result<(), String> {
+        match self.request(RouteNetlinkMessage::DelAddress(address_message(index, net)), NLM_F_ACK) {
+            Ok(_) | Err(Errno::EADDRNOTAVAIL) => Ok(()),
+            Err(e) => Err(format!("removing {net}: {e}")),
+        }
     }
 
     /// Adds a route; one that is there already is no error.
@@ -201,6 +193,19 @@ impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn address_message(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(net.addr());
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    if net.addr().is_ipv6() {
+        // The address is this node's by declaration; waiting for duplicates would cost a second of every boot.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    message
 }
 
 fn family(ip: IpAddr) -> Family {

@@ -21,7 +21,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// Messages taken from one agent in a round: one that never stops talking must not keep PID 1 from the rest.
+/// Messages taken from one agent, or from the notify socket, in a round: one that never stops talking must not keep PID 1 from the rest.
 const MESSAGES: usize = 64;
 /// Last lines of a failed service that the console gets.
 const TAIL: usize = 5;
@@ -129,10 +129,9 @@ impl World {
 
     /// Waits for something to happen and takes it in.
     fn wait(&mut self) {
-        let due = [self.supervisor.deadline(), self.node.as_ref().and_then(crate::seek::Node::due)]
-            .into_iter()
-            .flatten()
-            .min();
+        // A node that ends looks for nothing any more: a moment that is past would make this wait return at once.
+        let node = self.node.as_ref().filter(|_| self.ending.is_none());
+        let due = [self.supervisor.deadline(), node.and_then(crate::seek::Node::due)].into_iter().flatten().min();
         let timeout = match due {
             _ if !self.events.is_empty() => PollTimeout::ZERO,
             None => PollTimeout::NONE,
@@ -159,7 +158,8 @@ impl World {
         let _ = poll(&mut fds, timeout);
         drop(fds);
         self.take_signals();
-        while let Some((pid, said)) = self.notify.receive() {
+        for _ in 0..MESSAGES {
+            let Some((pid, said)) = self.notify.receive() else { break };
             let service = cgroup::service_of(pid).or_else(|| self.reaper.service_of(pid).map(String::from));
             if let Some(service) = service {
                 if let Some(status) = said.status {
