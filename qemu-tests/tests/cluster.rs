@@ -66,6 +66,14 @@ fn comes_up_and_goes_without_a_trace() {
     let (out, _) = run(dir.path(), "status");
     assert_eq!(out.status.code(), Some(1));
 
+    // Other secrets, the same name: the disks are somebody else's.
+    let id = dir.path().join("demo.secrets/id");
+    let own = std::fs::read_to_string(&id).expect("an id");
+    std::fs::write(&id, "0000000000000000\n").expect("written");
+    let (out, text) = run(dir.path(), "up");
+    assert!(!out.status.success() && text.contains("belong to another cluster named demo"), "{text}");
+    std::fs::write(&id, own).expect("written");
+
     // Ctrl-C while it comes up.
     let mut up = cluster(dir.path(), "up").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
     let mut lines = BufReader::new(up.stderr.take().expect("its stderr")).lines().map_while(Result::ok);

@@ -77,6 +77,7 @@ pub(crate) fn up(file: &Path, images: &Path) -> Result<()> {
         seed::write(&spec, file)?;
     }
     if fetch_status(&spec).is_err() {
+        claim_state(&spec, file)?;
         start_keeper(&spec, file, images)?;
     }
     end_on_interrupt(&spec)?;
@@ -102,6 +103,25 @@ fn follow_until_ready(spec: &Spec) -> Result<()> {
         eprintln!("{line}");
     }
     Ok(())
+}
+
+/// The nodes' disks are of one cluster: another one of the same name (another checkout, new secrets) must not meet
+/// them, because a node keeps the identity of its disk.
+fn claim_state(spec: &Spec, file: &Path) -> Result<()> {
+    let own = super::secrets::Secrets::open(&dir_of(spec, file, "secrets"))?.id;
+    let path = state_dir(spec).join("cluster-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if id.trim() == own => Ok(()),
+        Ok(id) => bail!(
+            "the disks in {} belong to another cluster named {} (id {}, this one has {own}); hint: `quorate cluster down \
+             {} --wipe` forgets them",
+            state_dir(spec).display(),
+            spec.cluster.name,
+            id.trim(),
+            file.display()
+        ),
+        Err(_) => crate::store::write_whole(&path, format!("{own}\n").as_bytes()),
+    }
 }
 
 /// Starts the keeper in a session of its own and waits until it listens.
