@@ -224,7 +224,8 @@ fn show(spec: &Spec, file: &Path) -> Result<()> {
         }
     }
     println!("\ntalk to it:\n  {} \\\n    {} member list", etcdctl.display(), arguments.join(" \\\n    "));
-    println!("end it:\n  quorate cluster down {}", file.display());
+    let own = std::env::current_exe().map_or_else(|_| "quorate".into(), |p| p.display().to_string());
+    println!("end it:\n  {own} cluster down {}", file.display());
     Ok(())
 }
 
