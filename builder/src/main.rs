@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Cluster(args) => cluster::run(args),
     };
+    interrupt::work_ended();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
