@@ -1,5 +1,5 @@
 //! The verb `devices`: tells PID 1 which modules devices ask for and when media appear, keeps `/dev/disk/by-*`, and
-//! hears the power button.
+//! hears the power button, and speaks to the host where there is a port for it.
 
 use crate::channel::Channel;
 use crate::disk_names::names;
@@ -63,6 +63,9 @@ impl Devices {
         for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
             links(Path::new("/dev"), &entry.path());
         }
+        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+            crate::voice::port(&entry.path(), self.channel);
+        }
         for entry in fs::read_dir("/sys/class/input").into_iter().flatten().flatten() {
             self.input(&entry.file_name().to_string_lossy());
         }
@@ -88,6 +91,11 @@ impl Devices {
                 self.channel.say(&FromAgent::Media { device: name.into() })?;
             }
             ("block", "remove") => remove_links(Path::new("/dev"), name.trim_start_matches("/dev/")),
+            // The name of a port comes after the port.
+            ("virtio-ports", "add" | "change") => {
+                let port = name.rsplit('/').next().unwrap_or_default();
+                crate::voice::port(&Path::new("/sys/class/virtio-ports").join(port), self.channel);
+            }
             ("input", "add") => self.input(name.rsplit('/').next().unwrap_or_default()),
             _ => {}
         }

@@ -6,7 +6,7 @@
 //! | verb | what it does | file |
 //! |---|---|---|
 //! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
-//! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button | `devices.rs`, `disk_names.rs` |
+//! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button, the port to the host | `devices.rs`, `disk_names.rs`, `voice/` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
 //! | `node` | leaf certificates, etcd membership, the saved time | `node.rs`, `pki.rs`, `membership/` |
 //! | `log` | writes what services print | `logs.rs` |
@@ -23,6 +23,7 @@ mod node;
 mod pki;
 mod source;
 mod uevent;
+mod voice;
 
 use std::process::ExitCode;
 

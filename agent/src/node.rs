@@ -3,6 +3,7 @@
 
 use crate::channel::Channel;
 use crate::membership::decide::{Answer, Decision, Own, decide};
+use crate::membership::join;
 use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
 use crate::membership::{digest, initial_cluster};
@@ -25,6 +26,8 @@ const ASK: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(30);
 /// etcd does not announce that it sees a leader; it is asked this often until it does.
 const LEADER: Duration = Duration::from_millis(100);
+/// A cluster that does not take a member in yet is asked this often: it wants its own members connected for some seconds.
+const TAKE_IN: Duration = Duration::from_millis(500);
 /// The time is saved, and certificates are looked at, this often.
 const CHORES: Duration = Duration::from_secs(60);
 /// Of the saved time; a floor for the clock needs no more.
@@ -80,14 +83,25 @@ fn member(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     serve(config, &identity)?;
     decide_and_tell(config, &identity, channel)?;
     // From here on etcd runs, or is about to.
-    while !etcd::sees_leader().unwrap_or(false) {
+    let mut told = None;
+    loop {
+        if let Ok(status) = etcd::Gateway::local().and_then(|g| g.status())
+            && status.sees_leader()
+        {
+            if mark::read(mark_path)? != Some(Mark::Formed) {
+                mark::write(mark_path, &Mark::Formed)?;
+            }
+            SEES_LEADER.store(true, Ordering::Relaxed);
+            if !status.is_learner {
+                return channel.done(FORMED);
+            }
+            // A cluster gives a vote to nobody who has not caught up.
+            if let Err(e) = join::promote(config, status.id()) {
+                tell(&mut told, format!("etcd waits for its vote: {e}"), channel)?;
+            }
+        }
         wait(channel, LEADER)?;
     }
-    SEES_LEADER.store(true, Ordering::Relaxed);
-    if mark::read(mark_path)? != Some(Mark::Formed) {
-        mark::write(mark_path, &Mark::Formed)?;
-    }
-    channel.done(FORMED)
 }
 
 /// Answers the other members' question, in a thread of its own.
@@ -99,7 +113,7 @@ fn serve(config: &NodeConfig, identity: &Identity) -> Result<(), String> {
         let answer = || Answer {
             // A mark that cannot be read stops this member elsewhere; here it must not pass for an empty one.
             mark: mark::read(Path::new(paths::ETCD_MARK)).unwrap_or(Some(Mark::Formed)),
-            leader: SEES_LEADER.load(Ordering::Relaxed) && etcd::sees_leader().unwrap_or(false),
+            leader: SEES_LEADER.load(Ordering::Relaxed) && etcd::sees_leader(),
         };
         if let Err(e) = question::serve(&listener, &identity, answer) {
             eprintln!("answering members: {e}");
@@ -114,8 +128,12 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
     let own =
         Own { mark: mark::read(mark_path)?, log: mark::has_log(Path::new(paths::ETCD_DATA)), digest: digest(config) };
     let mut told: Option<(String, Instant)> = None;
+    let mut refused: Option<(String, Instant)> = None;
+    let mut attempt = 0;
+    let mut led;
     loop {
         let others = question::ask_all(identity, config);
+        led = others.values().flatten().any(|a| a.leader);
         match decide(&own, &others, config.etcd_settings().bootstrap) {
             Decision::Resume => break,
             Decision::Bootstrap => {
@@ -123,15 +141,37 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
                 break;
             }
             Decision::Join(whom) => {
-                let text =
-                    format!("{} see a leader: joining an existing cluster is not in this version", whom.join(", "));
-                tell(&mut told, text, channel)?;
+                let through = &whom[attempt % whom.len()];
+                attempt += 1;
+                tell(&mut told, format!("{} see a leader: joining with a new identity", whom.join(", ")), channel)?;
+                match join::join(config, through) {
+                    Ok(list) => {
+                        // A leader was seen. Should this node end before etcd has a log, it joins anew.
+                        mark::write(mark_path, &Mark::Formed)?;
+                        return start_etcd(&list, "existing", true, channel);
+                    }
+                    Err(e) => {
+                        tell(&mut refused, format!("etcd waits: {through} does not take it in yet: {e}"), channel)?;
+                    }
+                }
+                wait(channel, TAKE_IN)?;
             }
             Decision::Wait(why) => tell(&mut told, format!("etcd waits: {why}"), channel)?,
         }
         wait(channel, ASK)?;
     }
-    let text = format!("ETCD_INITIAL_CLUSTER={}\nETCD_INITIAL_CLUSTER_STATE=new\n", initial_cluster(config));
+    start_etcd(&initial_cluster(config), "new", led, channel)
+}
+
+/// Tells etcd its list (an etcd that has data does not look at it), and whether to compare its data with the others' before
+/// it serves. They can answer only where they serve already: members that all start at once (after a power cut, say)
+/// would each wait for the others until etcd gives up, 6 s later. Corruption that nobody could look for then is found by
+/// the comparison at each compaction.
+fn start_etcd(list: &str, state: &str, led: bool, channel: Channel) -> Result<(), String> {
+    let text = format!(
+        "ETCD_INITIAL_CLUSTER={list}\nETCD_INITIAL_CLUSTER_STATE={state}\n\
+         ETCD_FEATURE_GATES=InitialCorruptCheck={led},CompactHashCheck=true\n"
+    );
     let path = Path::new(paths::ENV).join("etcd");
     pki::write_file(&path, &text, 0o644, users::ROOT).map_err(|e| format!("{}: {e}", path.display()))?;
     channel.done(MEMBER)

@@ -12,6 +12,7 @@
 //! | what is in the root? | `rootfs/`, `tree/` |
 //! | how are bytes laid out? | `format/` |
 //! | what is a node told? | `cluster/`, `config.rs` |
+//! | who owns a running cluster's VMs? | `keeper/` |
 
 mod build;
 mod cli;
@@ -25,6 +26,7 @@ mod fetch;
 mod format;
 mod image;
 mod interrupt;
+mod keeper;
 mod lock;
 mod output;
 mod place;

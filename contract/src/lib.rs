@@ -16,7 +16,7 @@
 //! | what does the metadata agent answer? | [`seed`] |
 //! | what does init supervise? | [`service`] |
 //! | what do agents and PID 1 say to each other? | [`control`] |
-//! | what does a node report? | [`report`] |
+//! | what does a node report? | [`report`], to its host by [`voice`] |
 //! | where do files lie, who owns them? | [`paths`], [`users`], [`disk`], [`ports`] |
 #![forbid(unsafe_code)]
 
@@ -34,3 +34,4 @@ pub mod report;
 pub mod seed;
 pub mod service;
 pub mod users;
+pub mod voice;

@@ -17,6 +17,8 @@ const NOTICES_MAX: usize = 200;
 pub(crate) struct Report {
     body: BootReport,
     services: BTreeMap<String, ServiceReport>,
+    /// Something is not in the file yet.
+    changed: bool,
 }
 
 impl Report {
@@ -34,6 +36,7 @@ impl Report {
         if ok {
             log::say(&format!("{name} ok ({} ms)", end_ms - start_ms));
         }
+        self.changed = true;
         self.body.stages.push(Stage { name: name.into(), start_ms, end_ms });
     }
 
@@ -45,6 +48,7 @@ impl Report {
 
     /// What this node is.
     pub(crate) fn node(&mut self, roles: Vec<String>, source: &str) {
+        self.changed = true;
         self.body.roles = roles;
         self.body.source = source.into();
     }
@@ -57,11 +61,13 @@ impl Report {
         }
         let notice = Notice { level: level.into(), text: text.into() };
         if self.body.notices.len() < NOTICES_MAX && self.body.notices.last() != Some(&notice) {
+            self.changed = true;
             self.body.notices.push(notice);
         }
     }
 
     fn service(&mut self, name: &str) -> &mut ServiceReport {
+        self.changed = true;
         self.services.entry(name.into()).or_insert_with(|| ServiceReport { name: name.into(), ..Default::default() })
     }
 
@@ -82,8 +88,11 @@ impl Report {
         self.service(name).last = why.into();
     }
 
-    /// Writes the JSON; best effort: a report is not worth a boot.
+    /// Writes the JSON when something changed; best effort: a report is not worth a boot.
     pub(crate) fn write(&mut self, supervisor: &Supervisor) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
         self.body.services = supervisor
             .entries
             .iter()

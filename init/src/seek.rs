@@ -236,7 +236,6 @@ impl World {
                 "error",
                 &format!("MAINTENANCE: no role runs; a corrected seed is picked up without a reboot\n  {text}"),
             );
-            self.report.write(&self.supervisor);
         }
     }
 

@@ -1,9 +1,14 @@
-//! How QEMU is called: from a machine's description to arguments, pure.
+//! How QEMU is called: from a machine's description to arguments, pure; and which descriptors it inherits.
 
 use crate::accel::Accel;
 use crate::clock::Clock;
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The network that every lab has.
 pub const SUBNET: &str = "net=10.77.0.0/24,host=10.77.0.1,dns=10.77.0.3,dhcpstart=10.77.0.200";
@@ -25,8 +30,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// NIC; none = no network at all.
     pub mac: Option<String>,
-    /// Ports of this machine that lead to the guest.
-    pub forwards: Vec<(SocketAddr, SocketAddr)>,
+    /// What the NIC is plugged into.
+    pub lan: Lan,
     /// SMBIOS type 1 serial number.
     pub serial: Option<String>,
     /// How it runs.
@@ -35,6 +40,15 @@ pub struct Machine {
     pub clock: Clock,
     /// Where its logs go.
     pub dir: PathBuf,
+}
+
+/// What a NIC is plugged into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lan {
+    /// A network of its own, with QEMU's user networking; ports of this machine that lead to the guest.
+    Own(Vec<(SocketAddr, SocketAddr)>),
+    /// A cable of a [`crate::switch::Switch`].
+    Cable,
 }
 
 /// A disk.
@@ -52,10 +66,34 @@ pub struct Disk {
 
 /// File descriptor that QEMU's monitor speaks on.
 pub(crate) const QMP_FD: i32 = 9;
+/// Of the node's voice.
+pub(crate) const VOICE_FD: i32 = 10;
+/// Of a cable.
+pub(crate) const LAN_FD: i32 = 11;
+/// What a child inherits is moved up here first: a descriptor must not lie where another one is to go.
+const ABOVE: i32 = 100;
+
+/// Lets a child inherit descriptors under these numbers.
+#[expect(unsafe_code, reason = "dup2 between fork and exec")]
+pub(crate) fn inherit(command: &mut Command, fds: &[(BorrowedFd<'_>, i32)]) -> Result<()> {
+    for (fd, number) in fds {
+        let number = *number;
+        let moved = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(ABOVE)).context("a descriptor for QEMU")?;
+        // SAFETY: it was made just now, and belongs to nobody else.
+        let moved = unsafe { OwnedFd::from_raw_fd(moved) };
+        // SAFETY: dup2(2) is async-signal-safe; the descriptor stays open as long as the command.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::dup2(moved.as_raw_fd(), number) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+    }
+    Ok(())
+}
 
 impl Machine {
-    /// QEMU's arguments.
-    pub fn arguments(&self) -> Vec<String> {
+    /// QEMU's arguments; with a saved state the machine goes on from there, once it is told to.
+    pub fn arguments(&self, saved: Option<&Path>) -> Vec<String> {
         let mut a: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| a.extend(words.iter().map(ToString::to_string));
         add(&["-name", &self.name, "-M", "pc"]);
@@ -84,12 +122,24 @@ impl Machine {
             add(&["-blockdev", &disk.blockdev(&id)]);
             add(&["-device", &format!("virtio-blk-pci,drive={id},id={id}-device,serial={}", disk.serial)]);
         }
+        add(&["-device", "virtio-serial-pci", "-chardev", &format!("socket,id=voice,fd={VOICE_FD}")]);
+        add(&["-device", &format!("virtserialport,chardev=voice,name={}", contract::voice::PORT)]);
         if let Some(mac) = &self.mac {
-            let mut user = format!("user,id=lan,{SUBNET}");
-            for (host, guest) in &self.forwards {
-                user += &format!(",hostfwd=tcp:{}:{}-{}:{}", host.ip(), host.port(), guest.ip(), guest.port());
-            }
-            add(&["-netdev", &user, "-device", &format!("virtio-net-pci,netdev=lan,mac={mac}")]);
+            let netdev = match &self.lan {
+                Lan::Own(forwards) => {
+                    let to = |(host, guest): &(SocketAddr, SocketAddr)| {
+                        format!(",hostfwd=tcp:{}:{}-{}:{}", host.ip(), host.port(), guest.ip(), guest.port())
+                    };
+                    format!("user,id=lan,{SUBNET}{}", forwards.iter().map(to).collect::<String>())
+                }
+                Lan::Cable => format!("dgram,id=lan,local.type=fd,local.str={LAN_FD}"),
+            };
+            add(&["-netdev", &netdev, "-device", &format!("virtio-net-pci,netdev=lan,mac={mac}")]);
+        }
+        if let Some(saved) = saved {
+            // The shell reads the rest as it stands: what matters to it is quoted.
+            let path = text(saved).replace('\'', r"'\''");
+            add(&["-S", "-incoming", &format!("exec:cat '{path}'")]);
         }
         a
     }
@@ -126,21 +176,23 @@ mod tests {
             memory: 512,
             disks: vec![Disk { path: "/s/a,b.iso".into(), format: "raw", serial: "seed".into(), read_only: true }],
             mac: Some("52:54:00:77:00:31".into()),
-            forwards: vec![(
+            lan: Lan::Own(vec![(
                 "127.0.0.1:0".parse().expect("an address"),
                 "10.77.0.31:2379".parse().expect("an address"),
-            )],
+            )]),
             serial: Some("ds=nocloud;s=http://10.77.0.1:80/a,b/".into()),
             accel: Accel::Tcg,
             clock: Clock::new(1.0).expect("real time"),
             dir: "/tmp".into(),
         };
-        let line = m.arguments().join(" ");
+        let line = m.arguments(Some(Path::new("/s/it's"))).join(" ");
         for want in [
             "-accel tcg,thread=single -cpu max,-cx16 -smp 1",
             "hostfwd=tcp:127.0.0.1:0-10.77.0.31:2379",
             "serial=ds=nocloud;s=http://10.77.0.1:80/a,,b/",
             r#""filename":"/s/a,b.iso""#,
+            "virtserialport,chardev=voice,name=quorate.report",
+            r"-S -incoming exec:cat '/s/it'\''s'",
         ] {
             assert!(line.contains(want), "{line}\n-- expected: {want}");
         }

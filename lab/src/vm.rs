@@ -3,17 +3,20 @@
 
 use crate::accel::QEMU;
 use crate::clock::Clock;
-use crate::command::{Disk, Machine, QMP_FD};
+use crate::command::{Disk, LAN_FD, Machine, QMP_FD, VOICE_FD, inherit};
 use crate::console::Console;
+use crate::gateway::forwarded;
 use crate::qmp::Qmp;
+use crate::voice::Voice;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,8 @@ pub struct Vm {
     qmp: Qmp,
     /// What it says.
     pub console: Console,
+    /// What it says on its port.
+    pub voice: Voice,
     clock: Clock,
     at: usize,
 }
@@ -44,33 +49,33 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Lets a child inherit `fd` as [`QMP_FD`].
-#[expect(unsafe_code, reason = "dup2 between fork and exec")]
-fn inherit(command: &mut Command, fd: i32) {
-    // SAFETY: dup2(2) is async-signal-safe; the descriptor stays open until the child was made.
-    unsafe {
-        command
-            .pre_exec(move || if libc::dup2(fd, QMP_FD) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
-    }
-}
-
 impl Vm {
     /// Starts it.
     pub fn start(machine: &Machine) -> Result<Self> {
+        Self::start_on(machine, None, None)
+    }
+
+    /// Starts it with a cable of a switch; with a saved state it stands still until it is told to go on.
+    pub fn start_on(machine: &Machine, cable: Option<&OwnedFd>, saved: Option<&Path>) -> Result<Self> {
         std::fs::create_dir_all(&machine.dir).with_context(|| format!("making {}", machine.dir.display()))?;
         let log = |name: &str| {
             let path = machine.dir.join(format!("{}.{name}", machine.name));
-            File::create(&path).with_context(|| format!("making {}", path.display()))
+            // Added to: what earlier VMs of this place said is evidence too.
+            File::options().create(true).append(true).open(&path).with_context(|| format!("making {}", path.display()))
         };
         let (ours, theirs) = UnixStream::pair().context("making QEMU's monitor channel")?;
         let mut command = Command::new(QEMU);
-        command.args(machine.arguments()).envs(machine.clock.environment());
+        command.args(machine.arguments(saved)).envs(machine.clock.environment());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
         die_with_parent(&mut command);
-        inherit(&mut command, theirs.as_raw_fd());
+        let (voice, their_voice) = UnixStream::pair().context("making the node's voice")?;
+        let mut fds = vec![(theirs.as_fd(), QMP_FD), (their_voice.as_fd(), VOICE_FD)];
+        fds.extend(cable.map(|c| (c.as_fd(), LAN_FD)));
+        inherit(&mut command, &fds)?;
         let mut child =
             command.spawn().with_context(|| format!("starting {QEMU}; hint: apt-get install qemu-system-x86"))?;
-        drop(theirs);
+        // The command holds copies of what the child inherited; QEMU's end must be nobody else's.
+        drop((command, theirs, their_voice));
         let console = Console::default();
         let stdout = child.stdout.take().context("QEMU has no output")?;
         console.follow(stdout, log("console.log")?);
@@ -80,7 +85,8 @@ impl Vm {
                 std::fs::read_to_string(machine.dir.join(format!("{}.qemu.log", machine.name))).unwrap_or_default();
             Err(e.context(format!("QEMU did not start: {}", said.trim())))
         })?;
-        Ok(Self { name: machine.name.clone(), child, qmp, console, clock: machine.clock, at: 0 })
+        let voice = Voice::follow(voice)?;
+        Ok(Self { name: machine.name.clone(), child, qmp, console, voice, clock: machine.clock, at: 0 })
     }
 
     /// Its clock.
@@ -138,25 +144,14 @@ impl Vm {
 
     /// The host's side of the forward to a guest's address, where the host's port was left to QEMU.
     pub fn forwarded(&mut self, guest: SocketAddr) -> Result<SocketAddr> {
-        let table = self.qmp.human("info usernet")?;
-        for line in table.lines().filter(|l| l.contains("HOST_FORWARD")) {
-            let w: Vec<&str> = line.split_whitespace().collect();
-            if let [_, _, host, host_port, to, to_port, ..] = w[..]
-                && to == guest.ip().to_string()
-                && to_port == guest.port().to_string()
-            {
-                return Ok(SocketAddr::new(host.parse()?, host_port.parse()?));
-            }
-        }
-        bail!("no port of this machine leads to {guest}:\n{table}")
+        forwarded(&self.qmp.human("info usernet")?, guest)
     }
 
     /// Sends a magic SysRq over the serial line: a break, then the key (the kernel's admin-guide/sysrq.rst). The guest
     /// needs `sysrq_always_enabled` on its command line.
     pub fn sysrq(&mut self, key: char) -> Result<()> {
         self.qmp.run("chardev-send-break", &json!({ "id": "console" }))?;
-        let stdin = self.child.stdin.as_mut().context("QEMU has no input")?;
-        write!(stdin, "{key}").and_then(|()| stdin.flush()).context("typing on the console")
+        self.type_in(key.to_string().as_bytes())
     }
 
     /// Waits until QEMU ended by itself.
@@ -172,6 +167,17 @@ impl Vm {
             }
             std::thread::sleep(END_POLL);
         }
+    }
+
+    /// Whether QEMU ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Types on the serial console.
+    pub fn type_in(&mut self, bytes: &[u8]) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("QEMU has no input")?;
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).context("typing on the console")
     }
 
     /// Cuts the power.

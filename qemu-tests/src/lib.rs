@@ -3,13 +3,13 @@
 //!
 //! The Makefile builds what they need: the programs below `$QUORATE_BIN` and the image in `out/etcd`.
 
-pub mod etcd;
+pub use lab::probe::etcd;
 
 use anyhow::{Context, Result, ensure};
 use contract::image::ImageInfo;
 use lab::accel::Accel;
 use lab::clock::Clock;
-use lab::command::{Disk, Machine};
+use lab::command::{Disk, Lan, Machine};
 use lab::vm::Vm;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl Node {
         let accel = Accel::choose(&std::env::var("QUORATE_ACCEL").unwrap_or_else(|_| "auto".into()), &cache())?;
         let clock = Clock::new(accel.dilation(1, 2))?;
         let node = Self { dir, clock, accel };
-        let text = std::fs::read_to_string(checkout().join("examples/etcd.toml"))?;
+        let text = std::fs::read_to_string(checkout().join("examples/etcd-single.toml"))?;
         std::fs::write(node.path("cluster.toml"), edit(text))?;
         node.seed()?;
         Ok(node)
@@ -116,7 +116,7 @@ impl Node {
             memory: 512,
             disks,
             mac: Some("52:54:00:77:00:31".into()),
-            forwards: vec![("127.0.0.1:0".parse()?, format!("{ADDRESS}:2379").parse()?)],
+            lan: Lan::Own(vec![("127.0.0.1:0".parse()?, format!("{ADDRESS}:2379").parse()?)]),
             serial: None,
             accel: self.accel,
             clock: self.clock,

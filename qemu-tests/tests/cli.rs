@@ -20,7 +20,7 @@ fn exit_codes_and_places() {
     std::fs::write(&profile, "name = \"mine\"\nrolse = [\"etcd\"]\n").expect("written");
     let profile = profile.display().to_string();
     let cluster = dir.path().join("c.toml");
-    let text = std::fs::read_to_string(checkout().join("examples/etcd.toml")).expect("read");
+    let text = std::fs::read_to_string(checkout().join("examples/etcd-single.toml")).expect("read");
     std::fs::write(&cluster, text.replace("\"etcd-1\"", "\"Etcd 1\"")).expect("written");
     let cluster = cluster.display().to_string();
     for (arguments, code, words) in [

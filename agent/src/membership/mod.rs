@@ -5,9 +5,11 @@
 //! and etcd's own guard sees nothing when no peer answers. Identity therefore belongs to the data directory: a mark beside
 //! it, synced before etcd's first start.
 //!
-//! [`decide`] is the rule, pure; [`mark`] is what is on disk; [`question`] is what members ask each other.
+//! [`decide`] is the rule, pure; [`mark`] is what is on disk; [`question`] is what members ask each
+//! other, [`join`] is how an empty one gets into a cluster that lives.
 
 pub(crate) mod decide;
+pub(crate) mod join;
 pub(crate) mod mark;
 pub(crate) mod question;
 

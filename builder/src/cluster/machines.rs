@@ -1,13 +1,18 @@
-//! From a cluster's description to the machines of the lab: pure but for finding free state.
+//! From a cluster's description to the lab's plan: which machines, on which network, under which clock.
 
+use super::seed::dir_of;
 use super::spec::{Dilation, Node, Spec, bytes};
+use crate::cli::cluster::Lab;
 use crate::place::Refused;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use contract::image::Manifest;
 use contract::node::{Role, State};
+use contract::ports::ETCD_CLIENT;
 use lab::accel::Accel;
 use lab::clock::Clock;
-use lab::command::{Disk, Machine};
+use lab::cluster::Plan;
+use lab::command::{Disk, Lan, Machine};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// MiB of memory where cluster.toml says nothing, by role.
@@ -21,28 +26,54 @@ fn default_memory(role: Role) -> u64 {
 }
 
 /// Where a cluster's VMs keep their disks and logs.
-pub(crate) fn state_dir(spec: &Spec) -> PathBuf {
-    crate::dirs::state().join("quorate").join(&spec.cluster.name)
+pub(crate) fn state_dir(name: &str) -> PathBuf {
+    crate::dirs::state().join("quorate").join(name)
+}
+
+/// Where a snapshot lies.
+pub(crate) fn snapshot_dir(spec: &Spec, name: &str) -> Result<PathBuf> {
+    ensure!(contract::check::is_label(name), "snapshot `{name}`: expected lower-case letters, digits and inner dashes");
+    Ok(state_dir(&spec.cluster.name).join("snapshots").join(name))
 }
 
 /// Accelerator and clock of the whole lab.
-pub(crate) fn pace(spec: &Spec) -> Result<(Accel, Clock)> {
-    let accel = Accel::choose(&spec.lab.accel, &crate::dirs::cache())?;
+fn pace(spec: &Spec, lab: &Lab) -> Result<(Accel, Clock)> {
+    let accel = Accel::choose(lab.accel.as_ref().unwrap_or(&spec.lab.accel), &crate::dirs::cache())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let factor = match &spec.lab.dilation {
-        Dilation::Factor(f) => *f,
-        Dilation::Word(w) if w == "auto" => accel.dilation(spec.nodes.len(), cores),
-        Dilation::Word(w) => {
+    let factor = match (&lab.dilation, &spec.lab.dilation) {
+        (Some(f), _) | (None, Dilation::Factor(f)) => *f,
+        (None, Dilation::Word(w)) if w == "auto" => accel.dilation(spec.nodes.len(), cores),
+        (None, Dilation::Word(w)) => {
             return Err(Refused(vec![format!("lab.dilation: expected a number or \"auto\", found \"{w}\"")]).into());
         }
     };
     Ok((accel, Clock::new(factor)?))
 }
 
+/// The whole lab of a cluster.
+pub(crate) fn plan(spec: &Spec, file: &Path, lab: &Lab) -> Result<(Plan, Accel)> {
+    let (accel, clock) = pace(spec, lab)?;
+    let machines = machines(spec, &lab.images, &dir_of(spec, file, "seed"), accel, clock)?;
+    let forwards = if spec.lab.gateway { forwards(spec) } else { Vec::new() };
+    let dir = state_dir(&spec.cluster.name);
+    Ok((Plan { machines, forwards, gateway: spec.lab.gateway, seed: spec.lab.seed, clock, dir }, accel))
+}
+
+/// Ports of this machine: those that are named, and a free one for each etcd member.
+fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
+    let mut all: Vec<_> = spec.lab.forward.iter().map(|f| (f.host, f.to)).collect();
+    for node in spec.nodes.iter().filter(|n| n.roles.contains(&Role::Etcd)) {
+        let to = SocketAddr::new(node.address.addr(), ETCD_CLIENT);
+        if all.iter().all(|(_, t)| *t != to) {
+            all.push((SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), to));
+        }
+    }
+    all
+}
+
 /// The machines.
-pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path) -> Result<Vec<Machine>> {
-    let (accel, clock) = pace(spec)?;
-    let dir = state_dir(spec);
+fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock) -> Result<Vec<Machine>> {
+    let dir = state_dir(&spec.cluster.name);
     let state_bytes = bytes(&spec.lab.state_size).context("lab.state_size: expected a size like \"8GiB\"")?;
     spec.nodes
         .iter()
@@ -62,7 +93,6 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path) -> Result<Vec<M
             });
             let memory = node.roles.iter().map(|r| memory(spec, *r)).sum::<Result<u64>>()?;
             let cmdline = std::fs::read_to_string(image.join("cmdline"))?.trim().to_owned();
-            let forwards = spec.lab.forward.iter().filter(|f| f.to.ip() == node.address.addr());
             Ok(Machine {
                 name: node.name.clone(),
                 kernel: image.join("vmlinuz"),
@@ -71,7 +101,7 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path) -> Result<Vec<M
                 memory,
                 disks,
                 mac: Some(node.mac.clone()),
-                forwards: forwards.map(|f| (f.host, f.to)).collect(),
+                lan: Lan::Cable,
                 serial: None,
                 accel,
                 clock,

@@ -1,12 +1,16 @@
 //! `quorate cluster …`: from a cluster.toml to seeds, and to VMs on this machine.
 
-mod machines;
+pub(crate) mod machines;
+mod operate;
+mod probe;
 mod secrets;
 mod seed;
+pub(crate) mod show;
 pub(crate) mod spec;
 mod up;
 
-use crate::cli::{ClusterArgs, ClusterCommand};
+use crate::cli::cluster::{ClusterArgs, ClusterCommand as Command};
+use crate::keeper::{Request, serve};
 use anyhow::Result;
 
 /// What `cluster new` prints.
@@ -15,20 +19,48 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../examples/etcd.toml");
 /// Dispatches.
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     match &args.command {
-        ClusterCommand::New => {
+        Command::New => {
             print!("{TEMPLATE}");
             Ok(())
         }
-        ClusterCommand::Seed { file } => {
+        Command::Seed { file } => {
             let spec = spec::read(file)?;
             spec.warnings.iter().for_each(|w| eprintln!("quorate: {}: warning: {w}", file.display()));
             let dir = seed::write(&spec, file)?;
             println!("{}", dir.display());
             Ok(())
         }
-        ClusterCommand::Up { file, images } => up::up(file, images),
-        ClusterCommand::Status { file, format } => up::status(file, *format),
-        ClusterCommand::Down { file, wipe } => up::down(file, *wipe),
-        ClusterCommand::Keep { file, images } => up::keep(file, images),
+        Command::Up { file, lab, only, retain } => up::up(file.as_deref(), lab, only, *retain),
+        Command::Restore { name, lab, which } => up::restore(which.file.as_deref(), name, lab),
+        Command::Down { file, wipe } => up::down(file.as_deref(), *wipe),
+        Command::Status { file, format } => show::status(file.as_deref(), *format),
+        Command::Env { file } => show::env(file.as_deref()),
+        Command::Logs { node, service, follow, lines, which } => {
+            let (node, service) = (node.clone(), service.clone());
+            operate::print(which, &Request::Logs { node, service, lines: *lines, follow: *follow })
+        }
+        Command::Console { node, no_follow, which } => {
+            operate::print(which, &Request::Console { node: node.clone(), follow: !no_follow })
+        }
+        Command::Kill { nodes, which } => operate::request(which, &Request::Kill { nodes: nodes.clone() }),
+        Command::Start { nodes, no_wait, which } => {
+            operate::request(which, &Request::Start { nodes: nodes.clone() })?;
+            up::wait(which, nodes, *no_wait)
+        }
+        Command::Reboot { nodes, hard, no_wait, which } => {
+            operate::request(which, &Request::Reboot { nodes: nodes.clone(), hard: *hard })?;
+            up::wait(which, nodes, *no_wait)
+        }
+        Command::Cut(cut) => operate::cut(cut),
+        Command::Divide { sets, which } => operate::divide(which, sets),
+        Command::Heal { nodes, which } => operate::heal(which, nodes),
+        Command::Capture { node, out, which } => {
+            let out = std::path::absolute(out)?;
+            operate::request(which, &Request::Capture { node: node.clone(), out })
+        }
+        Command::Save { name, which } => operate::request(which, &Request::Save { name: name.clone() }),
+        Command::Probe(args) => probe::probe(args),
+        Command::Export { out, which } => operate::export(which, out),
+        Command::Keep { file, lab, only, restore } => serve::keep(file, lab, only, restore.as_deref()),
     }
 }

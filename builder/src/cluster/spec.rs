@@ -102,6 +102,10 @@ pub(crate) struct Lab {
     pub(crate) memory: BTreeMap<Role, String>,
     pub(crate) state_size: String,
     pub(crate) forward: Vec<Forward>,
+    /// Whether there is a way in and out of the network.
+    pub(crate) gateway: bool,
+    /// Of the dice that the network's faults are thrown with.
+    pub(crate) seed: u64,
 }
 
 impl Default for Lab {
@@ -112,6 +116,8 @@ impl Default for Lab {
             memory: BTreeMap::new(),
             state_size: "8GiB".into(),
             forward: Vec::new(),
+            gateway: true,
+            seed: 1,
         }
     }
 }
@@ -280,17 +286,20 @@ mod tests {
         parse(Path::new("cluster.toml"), text).expect_err("refused").to_string()
     }
 
+    /// A cluster of one.
+    const ONE: &str = include_str!("../../../examples/etcd-single.toml");
+
     #[test]
     fn the_template_is_good() {
         let spec = parse(Path::new("t"), crate::cluster::TEMPLATE).expect("good");
-        assert!(spec.warnings.is_empty() && spec.nodes.len() == 1);
+        assert!(spec.warnings.is_empty() && spec.nodes.len() == 3 && spec.lab.gateway);
         assert_eq!(spec.etcd.quota_bytes, 4 << 30);
     }
 
     #[test]
     fn placement_mistakes_are_named_with_their_place() {
         let second = "\n[[node]]\nname = \"etcd-2\"\nroles = [\"etcd\"]\naddress = \"10.77.0.31/24\"\nmac = \"52:54:00:77:00:32\"\nstate = \"ephemeral\"\n";
-        let t = crate::cluster::TEMPLATE;
+        let t = ONE;
         let cases = [
             (
                 format!("{t}{second}"),
@@ -318,7 +327,7 @@ mod tests {
     #[test]
     fn an_even_number_of_members_is_a_warning() {
         let second = "\n[[node]]\nname = \"etcd-2\"\nroles = [\"etcd\"]\naddress = \"10.77.0.32/24\"\nmac = \"52:54:00:77:00:32\"\nstate = \"ephemeral\"\n";
-        let spec = parse(Path::new("t"), &format!("{}{second}", crate::cluster::TEMPLATE)).expect("good");
+        let spec = parse(Path::new("t"), &format!("{}{second}", ONE)).expect("good");
         assert_eq!(spec.warnings.len(), 1);
     }
 

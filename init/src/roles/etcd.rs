@@ -1,8 +1,9 @@
 //! The role etcd: one service, native, with three CAs.
 //!
-//! Flags follow kubeadm's static pod (`--snapshot-count`, `--watch-progress-notify-interval`, `InitialCorruptCheck`) and
-//! etcd 3.7's own documentation. Its membership is decided by the agent, after this plan: `ETCD_INITIAL_CLUSTER` and
-//! `ETCD_INITIAL_CLUSTER_STATE` come from its environment file.
+//! Flags follow kubeadm's static pod (`--snapshot-count`, `--watch-progress-notify-interval`) and etcd 3.7's own
+//! documentation. Its membership is decided by the agent, after this plan: `ETCD_INITIAL_CLUSTER`,
+//! `ETCD_INITIAL_CLUSTER_STATE` and `ETCD_FEATURE_GATES` (whether its data is compared with the others' before it serves)
+//! come from its environment file.
 
 use super::{NodePlan, directory, owned};
 use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI};
@@ -65,7 +66,6 @@ fn command(config: &NodeConfig) -> Vec<String> {
         ("quota-backend-bytes", etcd.quota_bytes.to_string()),
         ("snapshot-count", "10000".into()),
         ("watch-progress-notify-interval", "5s".into()),
-        ("feature-gates", "InitialCorruptCheck=true,CompactHashCheck=true".into()),
         ("logger", "zap".into()),
         ("log-level", "info".into()),
     ];

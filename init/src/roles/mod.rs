@@ -77,7 +77,8 @@ pub(crate) fn metadata() -> Service {
 
 /// What runs before it is known what the node is: the agent that hears of devices.
 pub(crate) fn before_the_seed() -> Vec<Service> {
-    vec![agent("devices")]
+    // It carries the voice: what happens while the others stop is to be heard.
+    vec![Service { last: true, ..agent("devices") }]
 }
 
 /// The agent that brings the network up; also before the seed, when that is on the network.

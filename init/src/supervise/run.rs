@@ -119,6 +119,7 @@ impl World {
             self.reap();
             self.drain_events();
             self.seek_due();
+            self.report.write(&self.supervisor);
             if self.finished {
                 return self.ending.unwrap_or(ShutdownKind::Poweroff);
             }
@@ -257,7 +258,6 @@ impl World {
                 log::say(&format!("{service} ready ({after} ms)"));
                 self.report.ready(&service);
                 self.tell_agents(&service, true);
-                self.report.write(&self.supervisor);
             }
             Action::Failed { service, why, again } => {
                 let tail = self.running.get(&service).map(|h| h.output.tail(TAIL)).unwrap_or_default();
@@ -265,14 +265,12 @@ impl World {
                 tail.iter().for_each(|line| log::say(&format!("  {service} | {line}")));
                 self.report.failed(&service, &format!("{why}: {}", tail.join("\n")));
                 self.tell_agents(&service, false);
-                self.report.write(&self.supervisor);
             }
             Action::AllReady => {
                 if self.node.as_ref().is_none_or(crate::seek::Node::is_running) {
                     log::say(&format!("all ready ({} ms since the kernel started)", boottime_ms()));
                     self.tell_memory();
                 }
-                self.report.write(&self.supervisor);
             }
             Action::Finished => self.finished = true,
         }

@@ -1,9 +1,9 @@
 //! A client of etcd's JSON gateway, over TLS with certificates of the seed's directory.
 
+use crate::clock::Clock;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use lab::clock::Clock;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,6 +19,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Client {
     agent: ureq::Agent,
     url: String,
+    bound: Duration,
 }
 
 /// PEM files of a client: certificate and key.
@@ -45,17 +46,13 @@ impl Client {
             .root_certs(RootCerts::new_with_certs(&[Certificate::from_pem(ca.as_bytes())?.to_owned()]))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(clock.host(ANSWER)))
-            .http_status_as_error(false)
-            .proxy(None)
-            .tls_config(tls)
-            .build();
-        Ok(Self { agent: config.into(), url: format!("https://{to}") })
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls).build();
+        Ok(Self { agent: config.into(), url: format!("https://{to}"), bound: clock.host(ANSWER) })
     }
 
     fn call(&self, path: &str, body: &Value) -> Result<Value> {
-        let response = self.agent.post(format!("{}{path}", self.url)).send(body.to_string())?;
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let response = request.config().timeout_global(Some(self.bound)).build().send(body.to_string())?;
         let status = response.status();
         let text = response.into_body().read_to_string()?;
         if !status.is_success() {
@@ -74,6 +71,24 @@ impl Client {
         let answer = self.call("/v3/kv/range", &json!({ "key": STANDARD.encode(key) }))?;
         let Some(value) = answer["kvs"][0]["value"].as_str() else { return Ok(None) };
         Ok(Some(String::from_utf8(STANDARD.decode(value)?)?))
+    }
+
+    /// How long a request may take, in guest time, instead of the default.
+    pub fn patient(mut self, guest: Duration, clock: Clock) -> Self {
+        self.bound = clock.host(guest);
+        self
+    }
+
+    /// Gives the leadership to another member (by its id); asked of the leader.
+    pub fn move_leader(&self, target: &str) -> Result<()> {
+        self.call("/v3/maintenance/transfer-leadership", &json!({ "targetID": target })).map(|_| ())
+    }
+
+    /// This member's id, and its leader's; none where it sees none.
+    pub fn leader(&self) -> Result<(String, Option<String>)> {
+        let answer = self.call("/v3/maintenance/status", &json!({}))?;
+        let id = answer["header"]["member_id"].as_str().context("no id")?.to_owned();
+        Ok((id, answer["leader"].as_str().filter(|l| *l != "0").map(String::from)))
     }
 
     /// The cluster's members: names.

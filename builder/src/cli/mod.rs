@@ -1,5 +1,7 @@
 //! Arguments: types only.
 
+pub(crate) mod cluster;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -21,7 +23,7 @@ pub(crate) enum Command {
     /// Check what a node would be told
     Config(ConfigArgs),
     /// Seeds, and clusters of VMs
-    Cluster(ClusterArgs),
+    Cluster(cluster::ClusterArgs),
 }
 
 /// How data is printed.
@@ -141,62 +143,6 @@ pub(crate) enum ConfigCommand {
         /// The network-config that goes with user-data
         #[arg(long, value_name = "FILE")]
         network: Option<PathBuf>,
-    },
-}
-
-/// `quorate cluster`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  quorate cluster new > cluster.toml\n  quorate cluster seed cluster.toml\n  quorate cluster up cluster.toml\n  quorate cluster down cluster.toml"
-)]
-pub(crate) struct ClusterArgs {
-    /// Which.
-    #[command(subcommand)]
-    pub(crate) command: ClusterCommand,
-}
-
-/// The commands of `quorate cluster`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ClusterCommand {
-    /// Print a commented cluster.toml
-    New,
-    /// Make secrets (once) and a seed for every node
-    Seed {
-        /// The cluster
-        file: PathBuf,
-    },
-    /// Boot the cluster's nodes as VMs and wait until they are ready
-    Up {
-        /// The cluster
-        file: PathBuf,
-        /// Images: a directory with one directory per profile
-        #[arg(long, default_value = "out", value_name = "DIR")]
-        images: PathBuf,
-    },
-    /// What runs, and how to talk to it
-    Status {
-        /// The cluster
-        file: PathBuf,
-        /// Text or JSON
-        #[arg(long, default_value = "text")]
-        format: Format,
-    },
-    /// End the cluster's VMs
-    Down {
-        /// The cluster
-        file: PathBuf,
-        /// Also forget the nodes' disks
-        #[arg(long)]
-        wipe: bool,
-    },
-    /// The background process that owns the VMs (started by `up`)
-    #[command(hide = true)]
-    Keep {
-        /// The cluster
-        file: PathBuf,
-        /// Images
-        #[arg(long)]
-        images: PathBuf,
     },
 }
 

@@ -1,0 +1,318 @@
+//! Arguments of `quorate cluster`.
+
+use super::Format;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// `quorate cluster`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "FILE is a cluster.toml; where it is left out: ./cluster.toml, else the one cluster that is up.\n\n\
+Examples:\n  quorate cluster new > cluster.toml\n  quorate cluster up cluster.toml\n  eval \"$(quorate cluster env)\"; etcdctl member list\n  \
+quorate cluster logs etcd-1 etcd -f\n  quorate cluster kill etcd-2; quorate cluster start etcd-2\n  quorate cluster cut etcd-3 --delay 20ms --loss 5%\n  \
+quorate cluster heal\n  quorate cluster save booted; quorate cluster restore booted\n  quorate cluster down"
+)]
+pub(crate) struct ClusterArgs {
+    /// Which.
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+/// The cluster a command is about, as an option.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The cluster's file
+    #[arg(short = 'c', long = "cluster", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// How the VMs run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Lab {
+    /// Images: a directory with one directory per profile
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    pub(crate) images: PathBuf,
+    /// Force kvm or tcg, whatever [lab] says
+    #[arg(long, value_name = "NAME")]
+    pub(crate) accel: Option<String>,
+    /// Host seconds per guest second, whatever [lab] says
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) dilation: Option<f64>,
+}
+
+/// The commands of `quorate cluster`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Print a commented cluster.toml
+    New,
+    /// Make secrets (once) and a seed for every node
+    Seed {
+        /// The cluster
+        file: PathBuf,
+    },
+    /// Boot the cluster's nodes as VMs and wait until they are ready
+    Up {
+        /// The cluster
+        file: Option<PathBuf>,
+        /// How it runs.
+        #[command(flatten)]
+        lab: Lab,
+        /// Boot only these nodes; the others can be started later
+        #[arg(long, value_name = "NODE", value_delimiter = ',')]
+        only: Vec<String>,
+        /// Leave what runs as it is when it does not come up
+        #[arg(long)]
+        retain: bool,
+    },
+    /// What runs, in which state
+    Status {
+        /// The cluster
+        file: Option<PathBuf>,
+        /// Text or JSON
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Settings for a shell: eval "$(quorate cluster env)"
+    Env {
+        /// The cluster
+        file: Option<PathBuf>,
+    },
+    /// What a node's services print, by the node's own port: works without a network
+    Logs {
+        /// The node
+        node: String,
+        /// The service; without it PID 1's own lines
+        service: Option<String>,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines
+        #[arg(short = 'n', long, default_value_t = 1000)]
+        lines: u32,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// A node's serial console, from its start on
+    Console {
+        /// The node
+        node: String,
+        /// End where the console is now
+        #[arg(long)]
+        no_follow: bool,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Cut nodes' power: nothing is flushed, nobody is asked
+    Kill {
+        /// The nodes
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Power nodes on
+    Start {
+        /// The nodes
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// Do not wait until they are ready
+        #[arg(long)]
+        no_wait: bool,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Have nodes start again, in order
+    Reboot {
+        /// The nodes
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// By the reset button: nothing is flushed
+        #[arg(long)]
+        hard: bool,
+        /// Do not wait until they are ready
+        #[arg(long)]
+        no_wait: bool,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Cut nodes off the network, or make their cables bad; `heal` takes it back
+    Cut(Cut),
+    /// Divide the network: each SET (a,b) hears itself only; nodes in no set hear all
+    Divide {
+        /// Nodes with commas between them
+        #[arg(required = true, value_name = "SET")]
+        sets: Vec<String>,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take faults of the network away: of these nodes, or all there are
+    Heal {
+        /// The nodes; none = all, and every division
+        nodes: Vec<String>,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write down what passes a node's cable, for tcpdump or Wireshark
+    Capture {
+        /// The node, or `gateway`
+        node: String,
+        /// The file to write
+        out: PathBuf,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Freeze all nodes at one moment into a snapshot; they go on afterwards
+    Save {
+        /// Its name
+        name: String,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Go back to a snapshot, whether the cluster is up or not
+    Restore {
+        /// Its name
+        name: String,
+        /// How it runs, when it is not up.
+        #[command(flatten)]
+        lab: Lab,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Ask the cluster over and over and tell of each gap in its answers, in guest time
+    Probe(Probe),
+    /// Write everything known of the cluster into a directory: consoles, logs, boot reports, a timeline
+    Export {
+        /// The directory
+        out: PathBuf,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// End the cluster's VMs
+    Down {
+        /// The cluster
+        file: Option<PathBuf>,
+        /// Also forget the nodes' disks and snapshots
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// The background process that owns the VMs (started by `up`)
+    #[command(hide = true)]
+    Keep {
+        /// The cluster
+        file: PathBuf,
+        /// How it runs.
+        #[command(flatten)]
+        lab: Lab,
+        /// Boot only these
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Go on from a snapshot instead of booting
+        #[arg(long)]
+        restore: Option<String>,
+    },
+}
+
+/// `quorate cluster cut`.
+#[derive(Debug, Args)]
+pub(crate) struct Cut {
+    /// The nodes, or `gateway`
+    #[arg(required = true)]
+    pub(crate) nodes: Vec<String>,
+    /// Only what comes from them
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) from: bool,
+    /// Only what goes to them
+    #[arg(long)]
+    pub(crate) to: bool,
+    /// Delay frames, in guest time
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub(crate) delay: Option<f64>,
+    /// ... by up to so much more
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub(crate) jitter: Option<f64>,
+    /// Lose a share of the frames
+    #[arg(long, value_name = "5%", value_parser = share)]
+    pub(crate) loss: Option<f64>,
+    /// Let a share of the frames overtake the delay
+    #[arg(long, value_name = "5%", value_parser = share)]
+    pub(crate) reorder: Option<f64>,
+    /// Deliver a share of the frames twice
+    #[arg(long, value_name = "5%", value_parser = share)]
+    pub(crate) duplicate: Option<f64>,
+    /// Bits per second
+    #[arg(long, value_name = "BITS")]
+    pub(crate) bandwidth: Option<u64>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// `quorate cluster probe`.
+#[derive(Debug, Args)]
+pub(crate) struct Probe {
+    /// Time between a client's requests
+    #[arg(long, default_value = "10ms", value_name = "MS", value_parser = milliseconds)]
+    pub(crate) every: f64,
+    /// How long, in guest time
+    #[arg(long = "for", default_value = "10s", value_name = "TIME", value_parser = milliseconds)]
+    pub(crate) lasts: f64,
+    /// A request that takes longer has failed
+    #[arg(long, default_value = "500ms", value_name = "MS", value_parser = milliseconds)]
+    pub(crate) timeout: f64,
+    /// Read instead of writing
+    #[arg(long)]
+    pub(crate) read: bool,
+    /// Open a new connection for each request
+    #[arg(long)]
+    pub(crate) reconnect: bool,
+    /// Text or JSON
+    #[arg(long, default_value = "text")]
+    pub(crate) format: Format,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// `20ms`, `1.5s`, or a bare number of milliseconds.
+fn milliseconds(text: &str) -> Result<f64, String> {
+    let (number, times) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(n), _) => (n, 1.0),
+        (None, Some(n)) => (n, 1000.0),
+        (None, None) => (text, 1.0),
+    };
+    let value = number.trim().parse::<f64>().ok().filter(|v| (0.0..1e9).contains(v)).map(|v| v * times);
+    value.ok_or_else(|| format!("expected a time like 20ms or 1.5s, found {text}"))
+}
+
+/// `5%` or `0.05`.
+fn share(text: &str) -> Result<f64, String> {
+    let value = match text.strip_suffix('%') {
+        Some(n) => n.trim().parse::<f64>().ok().map(|v| v / 100.0),
+        None => text.parse::<f64>().ok(),
+    };
+    value.filter(|v| (0.0..=1.0).contains(v)).ok_or_else(|| format!("expected a share like 5% or 0.05, found {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_shares() {
+        assert_eq!((milliseconds("20ms"), milliseconds("1.5s"), milliseconds("7")), (Ok(20.0), Ok(1500.0), Ok(7.0)));
+        assert!(milliseconds("soon").is_err() && milliseconds("-1ms").is_err());
+        assert_eq!((share("5%"), share("0.5")), (Ok(0.05), Ok(0.5)));
+        assert!(share("150%").is_err());
+    }
+}

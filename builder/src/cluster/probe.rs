@@ -1,0 +1,68 @@
+//! `cluster probe`: one client per etcd member, each asking every few milliseconds; answers and gaps in guest time.
+
+use super::seed::dir_of;
+use crate::cli::Format;
+use crate::cli::cluster::Probe;
+use crate::keeper::client::{status, which};
+use anyhow::{Result, ensure};
+use lab::clock::Clock;
+use lab::probe::{etcd::Client, run};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Runs it.
+pub(crate) fn probe(args: &Probe) -> Result<()> {
+    let (file, spec) = which(args.which.file.as_deref())?;
+    let status = status(&spec.cluster.name)?;
+    ensure!(!status.etcd.is_empty(), "no etcd member can be reached from here; hint: lab.gateway = true");
+    let clock = Clock::new(status.dilation)?;
+    let seeds = dir_of(&spec, &file, "seed");
+    let guest = |ms: f64| Duration::from_secs_f64(ms / 1000.0);
+    let stop = AtomicBool::new(false);
+    let mut clients = Vec::new();
+    for (node, to) in &status.etcd {
+        let connect = {
+            let (to, seeds, timeout) = (*to, seeds.clone(), guest(args.timeout));
+            move || Client::new(to, &seeds, clock).map(|c| c.patient(timeout, clock))
+        };
+        let mut client = connect()?;
+        let (key, read, reconnect) = (format!("quorate/probe/{node}"), args.read, args.reconnect);
+        clients.push(move |number: u64| {
+            if reconnect {
+                client = connect()?;
+            }
+            if read { client.get(&key).map(|_| ()) } else { client.put(&key, &number.to_string()) }
+        });
+    }
+    let record = std::thread::scope(|scope| {
+        let stopper = scope.spawn(|| {
+            // How long the probe lasts, not a wait for an event.
+            std::thread::sleep(clock.host(guest(args.lasts)));
+            stop.store(true, Ordering::Relaxed);
+        });
+        let record = run(clock, guest(args.every), clients, &stop);
+        let _ = stopper.join();
+        record
+    });
+    let summary = record.summary();
+    match args.format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&summary)?),
+        Format::Text => {
+            println!(
+                "{} answered, {} failed in {:.1} s of guest time (a guest second is {} of the host's)",
+                summary.answered,
+                summary.failed,
+                record.lasted.as_secs_f64(),
+                status.dilation
+            );
+            println!("p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms", summary.p50_ms, summary.p99_ms, summary.max_ms);
+            println!("longest time without an answer: {:.0} ms, from {:.0} ms on", summary.gap_ms, summary.gap_at_ms);
+            print!("{}", record.histogram());
+            let mut errors: Vec<_> = record.samples.iter().filter_map(|s| s.error.as_deref()).collect();
+            errors.sort_unstable();
+            errors.dedup();
+            errors.iter().take(5).for_each(|e| println!("failed: {e}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The keeper: one background process per cluster, which owns the VMs, the switch and the clock. The commands are its
+//! clients over a unix socket: one line of JSON asks, lines of JSON answer, the last one is `done` or `failed`.
+//!
+//! | question | file |
+//! |---|---|
+//! | what can it be asked? | here |
+//! | how do commands ask? | `client.rs` |
+//! | what does it do? | `serve.rs`, and `stream.rs` for answers that go on |
+//! | in which state is a node? | `state.rs`, pure |
+
+pub(crate) mod client;
+pub(crate) mod serve;
+pub(crate) mod state;
+mod stream;
+
+use lab::cluster::Event;
+use lab::switch::{Counters, Faults};
+use serde::{Deserialize, Serialize};
+use state::NodeStatus;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What it is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// What runs.
+    Status,
+    /// Every node's lines, until these nodes are ready (none = all that are on).
+    Follow { nodes: Vec<String> },
+    /// A service's log; without a service PID 1's own lines.
+    Logs { node: String, service: Option<String>, lines: u32, follow: bool },
+    /// A serial console.
+    Console { node: String, follow: bool },
+    /// Power cut.
+    Kill { nodes: Vec<String> },
+    /// Power on.
+    Start { nodes: Vec<String> },
+    /// Start again, in order or not.
+    Reboot { nodes: Vec<String>, hard: bool },
+    /// Faults of cables.
+    Impair { nodes: Vec<String>, from: Faults, to: Faults },
+    /// Sets that hear themselves only.
+    Divide { sets: Vec<Vec<String>> },
+    /// No faults at all.
+    Heal,
+    /// Write a cable's traffic down.
+    Capture { node: String, out: PathBuf },
+    /// Freeze.
+    Save { name: String },
+    /// Go back.
+    Restore { name: String },
+    /// Everything that happened.
+    Timeline,
+    /// The power buttons, and then the end.
+    Down,
+    /// The end, at once.
+    End,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// What runs.
+    Status(Box<Status>),
+    /// A node's line; `ms` is the node's own time.
+    Said { node: String, ms: u64, text: String },
+    /// A line of a log or a console.
+    Line { text: String },
+    /// What happened.
+    Timeline { events: Vec<Event> },
+    /// That was all.
+    Done,
+    /// It could not be done.
+    Failed { why: String },
+}
+
+/// What runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) cluster: String,
+    /// Its file.
+    pub(crate) file: PathBuf,
+    /// `kvm` or `tcg`.
+    pub(crate) accel: lab::accel::Accel,
+    /// A guest second in host seconds.
+    pub(crate) dilation: f64,
+    /// Guest milliseconds since the cluster began.
+    pub(crate) now_ms: u64,
+    pub(crate) keeper_pid: u32,
+    pub(crate) nodes: Vec<NodeStatus>,
+    /// This machine's ports, and where they lead.
+    pub(crate) forwards: Vec<(SocketAddr, SocketAddr)>,
+    /// etcd's members by node, as this machine reaches them.
+    pub(crate) etcd: BTreeMap<String, SocketAddr>,
+    /// What passed the switch's ports.
+    pub(crate) switch: BTreeMap<String, Counters>,
+}

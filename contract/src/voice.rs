@@ -1,0 +1,130 @@
+//! A node's voice: what it says to the machine that hosts it, by the virtio-serial port [`PORT`]. It needs no network and
+//! no TLS, and works in maintenance mode. Outward JSON lines ([`FromNode`]), inward a line of words ([`ToNode`]).
+
+use crate::check::is_label;
+use crate::report::BootReport;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The port's name.
+pub const PORT: &str = "quorate.report";
+/// A line outward is at most this long, in bytes.
+pub const LINE_MAX: usize = 1 << 20;
+/// A line inward is at most this long, in bytes.
+pub const WORD_MAX: usize = 256;
+/// Lines of a service's log that are sent at most.
+pub const LOG_LINES_MAX: u32 = 100_000;
+
+/// From a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromNode {
+    /// A line of PID 1's, as on the console.
+    Said {
+        /// Since kernel start.
+        ms: u64,
+        /// Without the `quorate: ` in front.
+        text: String,
+    },
+    /// The boot report changed.
+    Report {
+        /// As it is now.
+        report: Box<BootReport>,
+    },
+    /// A line of a service's log.
+    Log {
+        /// Whose.
+        service: String,
+        /// The line.
+        line: String,
+    },
+    /// The answer to [`ToNode::Log`] is complete, but for what follows later.
+    LogEnd {
+        /// Whose.
+        service: String,
+        /// What there was to say of it, for example that there is no such log.
+        problem: Option<String>,
+    },
+}
+
+/// To a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToNode {
+    /// Somebody began to listen: everything from the start, please.
+    Hello,
+    /// `log SERVICE N`: the last N lines of a service's log; with `follow` also those that come later.
+    Log {
+        /// Whose.
+        service: String,
+        /// How many.
+        lines: u32,
+        /// Whether to go on.
+        follow: bool,
+    },
+    /// End in order, and start again.
+    Reboot,
+    /// End in order.
+    Poweroff,
+}
+
+impl ToNode {
+    /// Understands a line; the error says what was expected.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["hello"] => Ok(Self::Hello),
+            ["reboot"] => Ok(Self::Reboot),
+            ["poweroff"] => Ok(Self::Poweroff),
+            ["log", service, lines, ref rest @ ..] => {
+                let follow = match rest {
+                    [] => false,
+                    ["follow"] => true,
+                    _ => return Err("log SERVICE N: expected nothing or `follow` after it".into()),
+                };
+                if !is_label(service) {
+                    return Err("log: expected the name of a service".into());
+                }
+                let lines = lines.parse::<u32>().map_err(|_| "log SERVICE N: expected a number of lines")?;
+                Ok(Self::Log { service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
+            }
+            _ => Err("expected `hello`, `log SERVICE N [follow]`, `reboot` or `poweroff`".into()),
+        }
+    }
+}
+
+impl fmt::Display for ToNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hello => write!(f, "hello"),
+            Self::Reboot => write!(f, "reboot"),
+            Self::Poweroff => write!(f, "poweroff"),
+            Self::Log { service, lines, follow } => {
+                write!(f, "log {service} {lines}{}", if *follow { " follow" } else { "" })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn words() {
+        let log = ToNode::Log { service: "etcd".into(), lines: 50, follow: true };
+        for word in [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, log] {
+            assert_eq!(ToNode::parse(&word.to_string()), Ok(word));
+        }
+        for bad in ["", "reboot now", "log", "log ../x 1", "log etcd many", "log etcd 1 2"] {
+            assert!(ToNode::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_no_panic(line in ".{0,300}") {
+            let _ = ToNode::parse(&line);
+        }
+    }
+}
