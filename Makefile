@@ -7,16 +7,16 @@ QUORATE := target/debug/quorate
 CLUSTER ?= examples/etcd.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help up down check test bench build image deps fuzz clean
+.PHONY: help up down check test soak bench build image deps fuzz clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make up      build the etcd image, boot one VM with it, end with etcd's own status
+## make up      build the etcd image, boot three VMs with it, end with the cluster's own word
 up: image
 	$(QUORATE) cluster up $(CLUSTER)
 
-## make down    end that VM (WIPE=1: and forget its disk)
+## make down    end those VMs (WIPE=1: and forget their disks)
 down: build
 	$(QUORATE) cluster down $(CLUSTER) $(if $(WIPE),--wipe)
 
@@ -29,6 +29,11 @@ check: deps
 ## make test    everything CI runs: check, and the tests in VMs and in a PID namespace
 test: check image
 	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=2
+
+## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late
+soak: check image
+	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
+	  cargo test --quiet -p qemu-tests --test first_boot --test faults -- --test-threads=1 --nocapture
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image

@@ -26,6 +26,8 @@ const ASK: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(30);
 /// etcd does not announce that it sees a leader; it is asked this often until it does.
 const LEADER: Duration = Duration::from_millis(100);
+/// The first member of a new cluster serves its peers within half a second.
+const HEAD_START: Duration = Duration::from_millis(1500);
 /// A cluster that does not take a member in yet is asked this often: it wants its own members connected for some seconds.
 const TAKE_IN: Duration = Duration::from_millis(500);
 /// The time is saved, and certificates are looked at, this often.
@@ -138,6 +140,7 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
             Decision::Resume => break,
             Decision::Bootstrap => {
                 mark::write(mark_path, &Mark::Bootstrapping { digest: own.digest.clone() })?;
+                let_the_first_begin(config, identity, channel)?;
                 break;
             }
             Decision::Join(whom) => {
@@ -161,6 +164,20 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
         wait(channel, ASK)?;
     }
     start_etcd(&initial_cluster(config), "new", led, channel)
+}
+
+/// An etcd that bootstraps asks each of its peers, one second each, whether it is known already; peers that all start at
+/// the same moment listen but do not answer yet. So the first of the list goes ahead (nobody listens yet: it is refused at
+/// once), and the others follow when it serves. Only haste depends on it: who does not serve in time is not waited for.
+fn let_the_first_begin(config: &NodeConfig, identity: &Identity, channel: Channel) -> Result<(), String> {
+    let Some((_, address)) = config.members.iter().next().filter(|(name, _)| name.as_str() != config.name()) else {
+        return Ok(());
+    };
+    let deadline = Instant::now() + HEAD_START;
+    while !question::serves_peers(identity, *address) && Instant::now() < deadline {
+        wait(channel, ASK)?;
+    }
+    Ok(())
 }
 
 /// Tells etcd its list (an etcd that has data does not look at it), and whether to compare its data with the others' before

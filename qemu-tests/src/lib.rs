@@ -3,6 +3,10 @@
 //!
 //! The Makefile builds what they need: the programs below `$QUORATE_BIN` and the image in `out/etcd`.
 
+pub mod cluster;
+pub mod host_pki;
+pub mod writer;
+
 pub use lab::probe::etcd;
 
 use anyhow::{Context, Result, ensure};

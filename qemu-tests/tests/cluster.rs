@@ -1,97 +1,99 @@
-//! `cluster up` ends with etcd's own status and leaves a keeper; a second `up` finds what runs; `down`, Ctrl-C and the
-//! keeper's death leave no VM behind.
+//! `cluster up` ends with a healthy cluster and leaves a keeper; a second `up` finds what runs; `down`, Ctrl-C and the
+//! keeper's death leave no VM, no socket and no temporary file behind.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use qemu_tests::{checkout, image, program};
+use qemu_tests::cluster::{Cluster, images, three, wait_gone};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
 
-/// A process that was killed is gone within this.
-const GONE: Duration = Duration::from_secs(20);
-
-fn cluster(dir: &Path, verb: &str) -> Command {
-    let mut c = Command::new(program("quorate"));
-    c.current_dir(checkout()).args(["cluster", verb]).arg(dir.join("cluster.toml"));
-    if verb == "up" {
-        c.arg("--images").arg(image().parent().expect("out"));
-    }
-    c.env("XDG_STATE_HOME", dir.join("state")).env("XDG_RUNTIME_DIR", dir);
-    c
+fn end(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("sent");
 }
 
-fn run(dir: &Path, verb: &str) -> (Output, String) {
-    let out = cluster(dir, verb).output().expect("run");
-    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    (out, text)
+/// Everything of a cluster's that is a process or a socket is gone.
+fn assert_nothing_left(cluster: &Cluster, pids: &[u32]) {
+    pids.iter().for_each(|pid| wait_gone(*pid));
+    let entries = std::fs::read_dir(cluster.dir.path()).expect("listed").flatten();
+    let left: Vec<_> = entries.map(|e| e.file_name()).filter(|n| n.to_string_lossy().ends_with(".sock")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
-fn qemu_pid(dir: &Path) -> i32 {
-    let out = cluster(dir, "status").args(["--format", "json"]).output().expect("run");
-    let status: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
-    i32::try_from(status["nodes"][0]["pid"].as_u64().expect("a pid")).expect("a pid")
-}
-
-fn wait_gone(pid: i32) {
-    let deadline = Instant::now() + GONE;
-    // A process that is not our child ends without telling us.
-    while Path::new(&format!("/proc/{pid}/cmdline")).exists() {
-        assert!(Instant::now() < deadline, "process {pid} is still there");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+/// `up` that is interrupted while the nodes boot.
+fn up_until_it_boots(cluster: &Cluster) -> (Child, impl Iterator<Item = String>, Vec<u32>) {
+    let mut up = cluster.command(&["up", "--images", &images()]);
+    let mut up = up.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
+    let mut lines = BufReader::new(up.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
+    lines.find(|l| l.contains("quorate: mounts ok")).expect("it boots");
+    let mut pids = cluster.pids();
+    pids.push(u32::try_from(cluster.status().expect("up")["keeper_pid"].as_u64().expect("a pid")).expect("a pid"));
+    (up, lines, pids)
 }
 
 #[test]
 fn comes_up_and_goes_without_a_trace() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = std::fs::read_to_string(checkout().join("examples/etcd.toml")).expect("read");
-    std::fs::write(dir.path().join("cluster.toml"), text).expect("written");
-    let (out, text) = run(dir.path(), "up");
-    assert!(out.status.success(), "{text}");
-    assert!(
-        text.contains("quorate: all ready") && text.contains("IS LEADER") && text.contains("talk to it:"),
-        "{text}"
-    );
-    let pid = qemu_pid(dir.path());
+    let cluster = Cluster::new(&three());
+    let text = cluster.up(&[]);
+    for want in ["etcd-2 [", "quorate: all ready", "IS LEADER", "PEER ADDRS", "talk to it:"] {
+        assert!(text.contains(want), "{text}\n-- expected: {want}");
+    }
+    let pids = cluster.pids();
+    assert_eq!(pids.len(), 3);
+    cluster.client("etcd-1").put("a", "1").expect("written through one");
+    assert_eq!(cluster.client("etcd-3").get("a").expect("read").as_deref(), Some("1"), "read through another");
 
-    let (out, text) = run(dir.path(), "up");
-    assert!(out.status.success(), "{text}");
-    assert_eq!(qemu_pid(dir.path()), pid, "a second up finds what runs");
+    cluster.up(&[]);
+    assert_eq!(cluster.pids(), pids, "a second up finds what runs");
+    let environment = cluster.ok(&["env"]);
+    assert!(environment.contains("export ETCDCTL_ENDPOINTS='https://127.0.0.1:"), "{environment}");
 
-    let (out, text) = run(dir.path(), "down");
-    assert!(out.status.success() && text.contains("demo is down"), "{text}");
-    wait_gone(pid);
-    let (out, _) = run(dir.path(), "status");
-    assert_eq!(out.status.code(), Some(1));
+    // The node's voice needs no network.
+    cluster.ok(&["cut", "etcd-2"]);
+    let log = cluster.ok(&["logs", "etcd-2", "etcd", "-n", "5000"]);
+    assert!(log.contains("ready to serve client requests"), "{log}");
+    assert!(cluster.ok(&["logs", "etcd-2"]).contains("all ready"));
+    let (out, text) = cluster.run(&["logs", "etcd-2", "nginx"]);
+    assert!(!out.status.success() && text.contains("there are devices") && text.contains("etcd"), "{text}");
+    assert!(cluster.ok(&["console", "etcd-2", "--no-follow"]).contains("quorate: all ready"));
+    cluster.ok(&["reboot", "etcd-2", "--no-wait"]);
+    cluster.ok(&["heal"]);
+    cluster.up(&[]);
+    let (out, text) = cluster.run(&["kill", "etcd-9"]);
+    assert!(!out.status.success() && text.contains("there are etcd-1, etcd-2, etcd-3"), "{text}");
+
+    assert!(cluster.ok(&["down"]).contains("demo is down"));
+    assert_nothing_left(&cluster, &pids);
+    assert_eq!(cluster.run(&["status"]).0.status.code(), Some(1));
+    let timeline = qemu_tests::read(&cluster.state().join("timeline.txt"));
+    assert!(timeline.contains("shutting down (Reboot): the host asked for it"), "{timeline}");
 
     // Other secrets, the same name: the disks are somebody else's.
-    let id = dir.path().join("demo.secrets/id");
-    let own = std::fs::read_to_string(&id).expect("an id");
+    let id = cluster.dir.path().join("demo.secrets/id");
+    let own = qemu_tests::read(&id);
     std::fs::write(&id, "0000000000000000\n").expect("written");
-    let (out, text) = run(dir.path(), "up");
+    let (out, text) = cluster.run(&["up", "--images", &images()]);
     assert!(!out.status.success() && text.contains("belong to another cluster named demo"), "{text}");
     std::fs::write(&id, own).expect("written");
 
     // Ctrl-C while it comes up.
-    let mut up = cluster(dir.path(), "up").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
-    let mut lines = BufReader::new(up.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
-    lines.find(|l| l.contains("quorate: mounts ok")).expect("it boots");
-    let pid = qemu_pid(dir.path());
-    kill(Pid::from_raw(i32::try_from(up.id()).expect("a pid")), Signal::SIGINT).expect("sent");
+    let (mut up, mut lines, pids) = up_until_it_boots(&cluster);
+    end(up.id(), Signal::SIGINT);
     lines.find(|l| l.contains("interrupted; the cluster is down")).expect("said so");
     assert_eq!(up.wait().expect("ended").code(), Some(130));
-    wait_gone(pid);
+    assert_nothing_left(&cluster, &pids);
 
-    // The keeper dies without a word: the kernel ends its VMs.
-    let mut up = cluster(dir.path(), "up").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
-    let mut lines = BufReader::new(up.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
-    lines.find(|l| l.contains("quorate: mounts ok")).expect("it boots");
-    let pid = qemu_pid(dir.path());
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let keeper = status.lines().find_map(|l| l.strip_prefix("PPid:")).expect("a parent").trim().parse().expect("a pid");
-    kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("sent");
-    wait_gone(pid);
+    // `up` is killed without a word: the cluster goes on, and `down` ends it.
+    let (mut up, _, pids) = up_until_it_boots(&cluster);
+    end(up.id(), Signal::SIGKILL);
+    up.wait().expect("ended");
+    assert_eq!(cluster.pids().len(), 3);
+    cluster.end();
+    assert_nothing_left(&cluster, &pids);
+
+    // The keeper dies without a word: the kernel ends its VMs, and `down` has nothing left to do.
+    let (mut up, _, pids) = up_until_it_boots(&cluster);
+    end(*pids.last().expect("the keeper"), Signal::SIGKILL);
     assert!(!up.wait().expect("ended").success());
+    pids.iter().for_each(|pid| wait_gone(*pid));
+    assert!(cluster.ok(&["down"]).contains("was not up"));
 }

@@ -83,6 +83,22 @@ fn ask_at(identity: &Identity, to: SocketAddr) -> Result<Answer, String> {
     serde_json::from_str(&line).map_err(|e| e.to_string())
 }
 
+/// Whether a member's etcd serves its peers: not only a listening port, but somebody who completes a handshake.
+pub(crate) fn serves_peers(identity: &Identity, member: IpAddr) -> bool {
+    shakes_hands(identity, SocketAddr::new(member, contract::ports::ETCD_PEER)).is_ok()
+}
+
+fn shakes_hands(identity: &Identity, to: SocketAddr) -> Result<(), String> {
+    let mut stream = TcpStream::connect_timeout(&to, SILENCE).map_err(|e| e.to_string())?;
+    bound(&stream)?;
+    let name = ServerName::IpAddress(to.ip().into());
+    let mut tls = ClientConnection::new(Arc::new(identity.client()?), name).map_err(|e| e.to_string())?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
 fn bound(stream: &TcpStream) -> Result<(), String> {
     let set = stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
     set.map_err(|e| e.to_string())
@@ -152,6 +168,9 @@ mod tests {
         assert_eq!(answer, Answer { mark: Some(Mark::Formed), leader: true });
         // Of another CA: neither believes the other.
         assert!(ask_at(&identity(&pki::ca()), to).is_err());
+        shakes_hands(&identity(&ca), to).expect("a handshake");
+        let deaf = TcpListener::bind("127.0.0.1:0").expect("a port");
+        assert!(shakes_hands(&identity(&ca), deaf.local_addr().expect("an address")).is_err(), "listens, but serves not");
         // Without a word: the next one is answered.
         drop(TcpStream::connect(to).expect("connected"));
         ask_at(&identity(&ca), to).expect("answered");

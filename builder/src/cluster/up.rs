@@ -173,7 +173,8 @@ pub(crate) fn down(file: Option<&Path>, wipe: bool) -> Result<()> {
     let (_, spec) = which(file)?;
     let name = &spec.cluster.name;
     if status(name).is_ok() {
-        tell(name, &Request::Down)?;
+        // Disks that are forgotten anyway need no orderly end.
+        tell(name, if wipe { &Request::End } else { &Request::Down })?;
         println!("{name} is down");
     } else {
         println!("{name} was not up");

@@ -73,6 +73,19 @@ impl Client {
         Ok(Some(String::from_utf8(STANDARD.decode(value)?)?))
     }
 
+    /// All keys that begin with `prefix`.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        // etcd's end of a prefix: its last byte, one higher.
+        let mut end = prefix.as_bytes().to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let body = json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end), "keys_only": true });
+        let answer = self.call("/v3/kv/range", &body)?;
+        let keys = answer["kvs"].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|k| Ok(String::from_utf8(STANDARD.decode(k["key"].as_str().unwrap_or_default())?)?)).collect()
+    }
+
     /// How long a request may take, in guest time, instead of the default.
     pub fn patient(mut self, guest: Duration, clock: Clock) -> Self {
         self.bound = clock.host(guest);
@@ -91,10 +104,26 @@ impl Client {
         Ok((id, answer["leader"].as_str().filter(|l| *l != "0").map(String::from)))
     }
 
+    fn member_list(&self) -> Result<Vec<Value>> {
+        let answer = self.call("/v3/cluster/member/list", &json!({}))?;
+        answer["members"].as_array().cloned().context("no members")
+    }
+
+    /// The cluster's members: ids, in order.
+    pub fn member_ids(&self) -> Result<Vec<String>> {
+        let mut ids: Vec<_> = self.member_list()?.iter().filter_map(|m| m["ID"].as_str().map(String::from)).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Names of members without a vote.
+    pub fn learners(&self) -> Result<Vec<String>> {
+        let learners = self.member_list()?.into_iter().filter(|m| m["isLearner"] == true);
+        Ok(learners.map(|m| m["name"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+
     /// The cluster's members: names.
     pub fn members(&self) -> Result<Vec<String>> {
-        let answer = self.call("/v3/cluster/member/list", &json!({}))?;
-        let members = answer["members"].as_array().context("no members")?;
-        Ok(members.iter().filter_map(|m| m["name"].as_str().map(String::from)).collect())
+        Ok(self.member_list()?.iter().filter_map(|m| m["name"].as_str().map(String::from)).collect())
     }
 }

@@ -1,0 +1,158 @@
+//! Three members survive what networks and machines do to them: nothing acknowledged is lost, and the cluster comes back
+//! by itself. The gaps are printed, in guest time; `make bench` measures them.
+
+use qemu_tests::cluster::Cluster;
+use qemu_tests::writer::Writer;
+use std::time::Duration;
+
+const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
+/// An election and a start of etcd take a second or two.
+const SOON: Duration = Duration::from_secs(15);
+
+fn others(but: &str) -> Vec<&'static str> {
+    ALL.into_iter().filter(|n| *n != but).collect()
+}
+
+/// Waits until so many more writes were acknowledged.
+fn more(cluster: &Cluster, writer: &Writer, count: usize) {
+    let deadline = std::time::Instant::now() + cluster.clock().host(SOON);
+    let wanted = writer.count() + count;
+    while writer.count() < wanted {
+        assert!(std::time::Instant::now() < deadline, "{} of {wanted} writes within {SOON:?}", writer.count());
+        // Writes are counted, not announced.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn each_member_in_turn_is_killed_under_a_writer() {
+    let cluster = Cluster::booted();
+    for victim in ALL {
+        let prefix = format!("kill/{victim}");
+        let writer = Writer::start(&cluster, &ALL, &prefix);
+        more(&cluster, &writer, 30);
+        cluster.ok(&["kill", victim]);
+        more(&cluster, &writer, 60);
+        cluster.ok(&["start", victim]);
+        more(&cluster, &writer, 30);
+        let written = writer.stop();
+        written.tell(&format!("{victim} killed and started again"));
+        ALL.iter().for_each(|m| written.assert_kept(&cluster, m, &prefix));
+    }
+}
+
+#[test]
+fn a_leader_cut_off_from_the_others_but_not_from_its_clients() {
+    let cluster = Cluster::booted();
+    let leader = cluster.leader();
+    let rest = others(&leader);
+    let writer = Writer::start(&cluster, &ALL, "leader");
+    more(&cluster, &writer, 30);
+    // The gateway, and so the clients, is in neither set.
+    cluster.ok(&["divide", &leader, &rest.join(",")]);
+    more(&cluster, &writer, 60);
+    let alone = cluster.client(&leader);
+    assert!(
+        alone.patient(Duration::from_secs(1), cluster.clock()).put("alone", "1").is_err(),
+        "one of three acknowledges"
+    );
+    let new = rest.iter().find_map(|n| cluster.client(n).leader().ok()).expect("asked").1;
+    assert!(new.is_some(), "the two have a leader");
+    cluster.ok(&["heal"]);
+    more(&cluster, &writer, 30);
+    let written = writer.stop();
+    written.tell("leader cut off from the others");
+    cluster.client(&leader).put("together", "1").expect("healed: written through the former leader");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "leader"));
+}
+
+#[test]
+fn loss_and_delay() {
+    let cluster = Cluster::booted();
+    cluster.ok(&["cut", "etcd-1", "etcd-2", "etcd-3", "--delay", "10ms", "--loss", "2.5%"]);
+    let writer = Writer::start(&cluster, &ALL, "lossy");
+    let lasts: u64 = std::env::var("QUORATE_LOSS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    // How long the network is bad, not a wait for an event.
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(lasts)));
+    let written = writer.stop();
+    written.tell("5 % loss and 20 ms between any two nodes");
+    cluster.ok(&["heal"]);
+    assert!(written.acknowledged.len() > 50, "{}", written.acknowledged.len());
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "lossy"));
+}
+
+#[test]
+fn all_lose_power_while_writing_and_again_while_they_boot() {
+    let cluster = Cluster::booted();
+    let writer = Writer::start(&cluster, &ALL, "dark");
+    more(&cluster, &writer, 60);
+    cluster.ok(&["kill", "etcd-1", "etcd-2", "etcd-3"]);
+    let written = writer.stop();
+    cluster.ok(&["start", "--no-wait", "etcd-1", "etcd-2", "etcd-3"]);
+    // In the middle of the boot: one has its state disk already.
+    cluster.wait_for("etcd-2", "its state disk", SOON, |n| {
+        n["said"].as_str().is_some_and(|s| s.starts_with("network")) || n["state"] == "ready"
+    });
+    cluster.ok(&["kill", "etcd-1", "etcd-2", "etcd-3"]);
+    cluster.ok(&["start", "etcd-1", "etcd-2", "etcd-3"]);
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "dark"));
+}
+
+#[test]
+fn a_member_that_lost_its_disk_joins_with_a_new_identity_and_a_stranger_does_not() {
+    let cluster = Cluster::booted();
+    let before = cluster.client("etcd-1").member_ids().expect("listed");
+    cluster.client("etcd-1").put("before", "1").expect("written");
+    cluster.ok(&["kill", "etcd-3"]);
+
+    // A machine of the same name with other CAs: nobody answers it, and it starts nothing.
+    let strange = Cluster::stranger(&cluster);
+    let seed = cluster.seeds().join("etcd-3/seed.iso");
+    let own = std::fs::read(&seed).expect("read");
+    std::fs::write(&seed, std::fs::read(strange.join("etcd-3/seed.iso")).expect("read")).expect("exchanged");
+    let disk = cluster.state().join("etcd-3.qcow2");
+    std::fs::remove_file(&disk).expect("lost");
+    cluster.blank_disk("etcd-3", 2 << 30);
+    cluster.ok(&["start", "--no-wait", "etcd-3"]);
+    cluster.wait_for("etcd-3", "its wait", SOON, |n| {
+        n["said"].as_str().is_some_and(|s| s == "node: etcd waits: etcd-1, etcd-2 did not answer yet")
+    });
+    assert_eq!(cluster.client("etcd-1").member_ids().expect("listed"), before, "a stranger changes nothing");
+    cluster.ok(&["kill", "etcd-3"]);
+
+    // Its own seed, and an empty disk.
+    std::fs::write(&seed, own).expect("exchanged");
+    std::fs::remove_file(&disk).expect("lost");
+    cluster.blank_disk("etcd-3", 2 << 30);
+    let said = cluster.ok(&["start", "etcd-3"]);
+    assert!(said.contains("joining with a new identity"), "{said}");
+    assert_eq!(cluster.client("etcd-3").get("before").expect("read").as_deref(), Some("1"));
+    let after = cluster.client("etcd-1").member_ids().expect("listed");
+    assert_eq!((before.len(), after.len()), (3, 3));
+    assert_ne!(before, after, "a new identity");
+    let learners = cluster.client("etcd-1").learners().expect("listed");
+    assert!(learners.is_empty(), "it has its vote: {learners:?}");
+}
+
+#[test]
+fn a_full_disk_on_one_member_is_that_members_trouble() {
+    let cluster = Cluster::booted();
+    // The state disk of etcd-3 is exchanged for a small one; it joins again.
+    cluster.ok(&["kill", "etcd-3"]);
+    std::fs::remove_file(cluster.state().join("etcd-3.qcow2")).expect("lost");
+    cluster.blank_disk("etcd-3", 224 << 20);
+    cluster.ok(&["start", "etcd-3"]);
+    let client = cluster.client("etcd-1");
+    let value = "x".repeat(1 << 20);
+    let mut written = 0;
+    while cluster.node("etcd-3")["state"] == "ready" && written < 300 {
+        client.put(&format!("full/{written}"), &value).expect("the others acknowledge");
+        written += 1;
+    }
+    cluster.wait_for("etcd-3", "its trouble", SOON, |n| n["state"] == "waiting");
+    let log = cluster.ok(&["logs", "etcd-3", "etcd", "-n", "400"]);
+    assert!(log.contains("no space left on device"), "{log}");
+    client.put("after", "1").expect("two of three go on");
+    assert_eq!(cluster.client("etcd-2").get("after").expect("read").as_deref(), Some("1"));
+    println!("the disk of 224 MiB was full after {written} MiB of values");
+}
