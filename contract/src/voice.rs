@@ -33,15 +33,15 @@ pub enum FromNode {
     },
     /// A line of a service's log.
     Log {
-        /// Whose.
-        service: String,
+        /// Of the request.
+        id: u32,
         /// The line.
         line: String,
     },
     /// The answer to [`ToNode::Log`] is complete, but for what follows later.
     LogEnd {
-        /// Whose.
-        service: String,
+        /// Of the request.
+        id: u32,
         /// What there was to say of it, for example that there is no such log.
         problem: Option<String>,
     },
@@ -52,14 +52,22 @@ pub enum FromNode {
 pub enum ToNode {
     /// Somebody began to listen: everything from the start, please.
     Hello,
-    /// `log SERVICE N`: the last N lines of a service's log; with `follow` also those that come later.
+    /// `log ID SERVICE N`: the last N lines of a service's log; with `follow` also those that come later. Several may read
+    /// at once: the answers carry the id.
     Log {
+        /// Chosen by whoever asks, a new one each time.
+        id: u32,
         /// Whose.
         service: String,
         /// How many.
         lines: u32,
         /// Whether to go on.
         follow: bool,
+    },
+    /// `stop ID`: nobody follows that log any more.
+    Stop {
+        /// Of the request.
+        id: u32,
     },
     /// End in order, and start again.
     Reboot,
@@ -75,19 +83,21 @@ impl ToNode {
             ["hello"] => Ok(Self::Hello),
             ["reboot"] => Ok(Self::Reboot),
             ["poweroff"] => Ok(Self::Poweroff),
-            ["log", service, lines, ref rest @ ..] => {
+            ["stop", id] => Ok(Self::Stop { id: id.parse().map_err(|_| "stop: expected a number")? }),
+            ["log", id, service, lines, ref rest @ ..] => {
+                let id = id.parse().map_err(|_| "log ID SERVICE N: expected a number")?;
                 let follow = match rest {
                     [] => false,
                     ["follow"] => true,
-                    _ => return Err("log SERVICE N: expected nothing or `follow` after it".into()),
+                    _ => return Err("log ID SERVICE N: expected nothing or `follow` after it".into()),
                 };
                 if !is_label(service) {
                     return Err("log: expected the name of a service".into());
                 }
-                let lines = lines.parse::<u32>().map_err(|_| "log SERVICE N: expected a number of lines")?;
-                Ok(Self::Log { service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
+                let lines = lines.parse::<u32>().map_err(|_| "log ID SERVICE N: expected a number of lines")?;
+                Ok(Self::Log { id, service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
             }
-            _ => Err("expected `hello`, `log SERVICE N [follow]`, `reboot` or `poweroff`".into()),
+            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `reboot` or `poweroff`".into()),
         }
     }
 }
@@ -98,8 +108,9 @@ impl fmt::Display for ToNode {
             Self::Hello => write!(f, "hello"),
             Self::Reboot => write!(f, "reboot"),
             Self::Poweroff => write!(f, "poweroff"),
-            Self::Log { service, lines, follow } => {
-                write!(f, "log {service} {lines}{}", if *follow { " follow" } else { "" })
+            Self::Stop { id } => write!(f, "stop {id}"),
+            Self::Log { id, service, lines, follow } => {
+                write!(f, "log {id} {service} {lines}{}", if *follow { " follow" } else { "" })
             }
         }
     }
@@ -112,11 +123,12 @@ mod tests {
 
     #[test]
     fn words() {
-        let log = ToNode::Log { service: "etcd".into(), lines: 50, follow: true };
-        for word in [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, log] {
+        let log = ToNode::Log { id: 7, service: "etcd".into(), lines: 50, follow: true };
+        for word in [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, ToNode::Stop { id: 7 }, log] {
             assert_eq!(ToNode::parse(&word.to_string()), Ok(word));
         }
-        for bad in ["", "reboot now", "log", "log ../x 1", "log etcd many", "log etcd 1 2"] {
+        for bad in ["", "reboot now", "log", "log 1 ../x 1", "log etcd 1", "log 1 etcd many", "log 1 etcd 1 2", "stop"]
+        {
             assert!(ToNode::parse(bad).is_err(), "{bad}");
         }
     }

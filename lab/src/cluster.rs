@@ -4,7 +4,7 @@
 
 use crate::clock::Clock;
 use crate::command::Machine;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Tftp};
 use crate::switch::{Faults, Switch};
 use crate::vm::Vm;
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,8 @@ pub struct Plan {
     pub forwards: Vec<(SocketAddr, SocketAddr)>,
     /// Whether there is a way in and out at all.
     pub gateway: bool,
+    /// What it serves to machines that boot from the network.
+    pub tftp: Option<Tftp>,
     /// Of the switch's dice.
     pub seed: u64,
     /// Of everything.
@@ -81,7 +83,7 @@ impl Cluster {
         }
         let switch = Switch::new(plan.clock, plan.seed)?;
         let gateway = match plan.gateway {
-            true => Some(Gateway::start(plan.clock, &switch.plug(GATEWAY)?, &plan.forwards)?),
+            true => Some(Gateway::start(plan.clock, &switch.plug(GATEWAY)?, &plan.forwards, plan.tftp.as_ref())?),
             false => None,
         };
         let place = |m: &Machine| Place { machine: m.clone(), vm: None, began_ms: 0, said_before: 0, past: Vec::new() };

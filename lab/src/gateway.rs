@@ -21,13 +21,28 @@ pub struct Gateway {
     forwards: Vec<(SocketAddr, SocketAddr)>,
 }
 
+/// What machines that boot from the network are served.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tftp {
+    /// The directory with the files.
+    pub dir: std::path::PathBuf,
+    /// The one that DHCP names.
+    pub file: String,
+}
+
 impl Gateway {
     /// Starts it on a cable of the switch. `forwards` lead from this machine's ports (0 = a free one) to any address of
     /// the lab's network, whoever has it at the moment.
-    pub fn start(clock: Clock, cable: &OwnedFd, forwards: &[(SocketAddr, SocketAddr)]) -> Result<Self> {
+    pub fn start(
+        clock: Clock,
+        cable: &OwnedFd,
+        forwards: &[(SocketAddr, SocketAddr)],
+        tftp: Option<&Tftp>,
+    ) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("making the gateway's monitor channel")?;
         let mut command = Command::new(QEMU);
-        command.args(arguments(forwards)).envs(clock.environment());
+        command.args(arguments(forwards, tftp)).envs(clock.environment());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         die_with_parent(&mut command);
         inherit(&mut command, &[(theirs.as_fd(), QMP_FD), (cable.as_fd(), LAN_FD)])?;
@@ -83,8 +98,13 @@ impl Drop for Gateway {
     }
 }
 
-fn arguments(forwards: &[(SocketAddr, SocketAddr)]) -> Vec<String> {
+fn arguments(forwards: &[(SocketAddr, SocketAddr)], tftp: Option<&Tftp>) -> Vec<String> {
     let mut user = format!("user,id=lan,{SUBNET}");
+    if let Some(t) = tftp {
+        // A comma separates QEMU's options; doubled it stands for itself.
+        user +=
+            &format!(",tftp={},bootfile={}", t.dir.display().to_string().replace(',', ",,"), t.file.replace(',', ",,"));
+    }
     for (host, guest) in forwards {
         user += &format!(",hostfwd=tcp:{}:{}-{}:{}", host.ip(), host.port(), guest.ip(), guest.port());
     }
@@ -127,4 +147,31 @@ pub(crate) fn forwarded(table: &str, to: SocketAddr) -> Result<SocketAddr> {
         }
     }
     bail!("no port of this machine leads to {to}:\n{table}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn called_with_ports_and_files() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let tftp = Tftp { dir: "/srv/a,b".into(), file: "boot.ipxe".into() };
+        let line = arguments(&[(at("127.0.0.1:0"), at("10.77.0.10:6443"))], Some(&tftp)).join(" ");
+        for want in [
+            ",hostfwd=tcp:127.0.0.1:0-10.77.0.10:6443",
+            ",tftp=/srv/a,,b,bootfile=boot.ipxe",
+            "dgram,id=cable,local.type=fd,local.str=11",
+        ] {
+            assert!(line.contains(want), "{line}\n-- expected: {want}");
+        }
+    }
+
+    #[test]
+    fn the_port_of_a_forward() {
+        let table = "  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n  TCP[HOST_FORWARD]  13       127.0.0.1 41303      10.77.0.31  2379     0     0\n";
+        let to = |text: &str| forwarded(table, text.parse().expect("an address"));
+        assert_eq!(to("10.77.0.31:2379").expect("found").to_string(), "127.0.0.1:41303");
+        assert!(to("10.77.0.32:2379").is_err());
+    }
 }

@@ -3,11 +3,14 @@
 use anyhow::{Context, Result};
 use contract::report::BootReport;
 use contract::voice::{FromNode, LINE_MAX, ToNode};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Whoever follows a log is asked this often whether it still does, host time.
+const IDLE: Duration = Duration::from_millis(500);
 /// Lines of one node that are kept; a node that talks without end must not fill this process' memory.
 const KEPT: usize = 100_000;
 
@@ -24,7 +27,9 @@ pub struct Line {
 struct Heard {
     lines: Vec<Line>,
     report: Option<BootReport>,
-    logs: Vec<(String, Result<String, Option<String>>)>,
+    /// Answers by the id of the request; taken away by whoever asked.
+    logs: BTreeMap<u32, VecDeque<Result<String, Option<String>>>>,
+    last_id: u32,
     /// It was asked to tell everything once more: what is known already is passed over.
     again: bool,
     ended: bool,
@@ -100,7 +105,7 @@ impl Voice {
     }
 
     /// Asks for a service's log and hands each line to `line` until the answer is complete, or without end with `follow`;
-    /// `line` answers whether to go on. `bound` is for the answer, in host time.
+    /// `line` answers whether to go on, and is asked so with an empty line now and then. `bound` is for the answer, in host time.
     pub fn log(
         &self,
         service: &str,
@@ -109,31 +114,49 @@ impl Voice {
         bound: Duration,
         mut line: impl FnMut(&str) -> bool,
     ) -> Result<()> {
-        let mut at = lock(&self.heard.0).logs.len();
-        self.say(&ToNode::Log { service: service.into(), lines, follow })?;
+        let id = {
+            let mut heard = lock(&self.heard.0);
+            heard.last_id += 1;
+            let id = heard.last_id;
+            heard.logs.insert(id, VecDeque::new());
+            id
+        };
+        let result = self
+            .say(&ToNode::Log { id, service: service.into(), lines, follow })
+            .and_then(|()| self.answer(id, follow, bound, &mut line));
+        lock(&self.heard.0).logs.remove(&id);
+        if follow {
+            // A node that is gone follows nothing any more.
+            let _ = self.say(&ToNode::Stop { id });
+        }
+        result
+    }
+
+    fn answer(&self, id: u32, follow: bool, bound: Duration, line: &mut dyn FnMut(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + bound;
         let mut answered = false;
-        let mut heard = lock(&self.heard.0);
         loop {
-            while let Some((of, message)) = heard.logs.get(at).cloned() {
-                at += 1;
-                if of != service {
-                    continue;
+            let mut heard = lock(&self.heard.0);
+            let message = heard.logs.get_mut(&id).and_then(VecDeque::pop_front);
+            match message {
+                Some(Ok(text)) => {
+                    drop(heard);
+                    if !line(&text) {
+                        return Ok(());
+                    }
                 }
-                match message {
-                    Ok(text) if line(&text) => {}
-                    Ok(_) => return Ok(()),
-                    Err(Some(problem)) => anyhow::bail!("{problem}"),
-                    Err(None) if follow => answered = true,
-                    Err(None) => return Ok(()),
+                Some(Err(Some(problem))) => anyhow::bail!("{problem}"),
+                Some(Err(None)) if follow => answered = true,
+                Some(Err(None)) => return Ok(()),
+                None => {
+                    anyhow::ensure!(!heard.ended, "the node's machine has ended");
+                    let left = if answered { IDLE } else { deadline.saturating_duration_since(Instant::now()) };
+                    anyhow::ensure!(!left.is_zero(), "the node does not answer on its port (has it started?)");
+                    drop(self.heard.1.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner));
+                    if answered && !line("") {
+                        return Ok(());
+                    }
                 }
-            }
-            anyhow::ensure!(!heard.ended, "the node's machine has ended");
-            let left = if answered { bound } else { deadline.saturating_duration_since(Instant::now()) };
-            anyhow::ensure!(!left.is_zero(), "the node does not answer on its port (has it started?)");
-            heard = self.heard.1.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner).0;
-            if answered && !line("") {
-                return Ok(());
             }
         }
     }
@@ -150,14 +173,15 @@ impl Heard {
                 }
             }
             FromNode::Report { report } => self.report = Some(*report),
-            FromNode::Log { service, line } => self.log(service, Ok(line)),
-            FromNode::LogEnd { service, problem } => self.log(service, Err(problem)),
+            FromNode::Log { id, line } => self.log(id, Ok(line)),
+            FromNode::LogEnd { id, problem } => self.log(id, Err(problem)),
         }
     }
 
-    fn log(&mut self, service: String, what: Result<String, Option<String>>) {
-        if self.logs.len() < KEPT {
-            self.logs.push((service, what));
+    /// What nobody waits for any more is passed over.
+    fn log(&mut self, id: u32, what: Result<String, Option<String>>) {
+        if let Some(answers) = self.logs.get_mut(&id).filter(|a| a.len() < KEPT) {
+            answers.push_back(what);
         }
     }
 }
@@ -188,8 +212,8 @@ mod tests {
             let mut word = String::new();
             let mut words = BufReader::new(node.try_clone().expect("cloned"));
             words.read_line(&mut word).and_then(|_| words.read_line(&mut word)).expect("heard");
-            writeln!(node, r#"{{"say":"log","service":"etcd","line":"1 a"}}"#).expect("said");
-            writeln!(node, r#"{{"say":"log_end","service":"etcd","problem":null}}"#).expect("said");
+            writeln!(node, r#"{{"say":"log","id":1,"line":"1 a"}}"#).expect("said");
+            writeln!(node, r#"{{"say":"log_end","id":1,"problem":null}}"#).expect("said");
             word
         });
         let mut told = Vec::new();
@@ -199,7 +223,10 @@ mod tests {
                 true
             })
             .expect("answered");
-        assert_eq!((told, answers.join().expect("ended")), (vec!["1 a".to_owned()], "hello\nlog etcd 10\n".to_owned()));
+        assert_eq!(
+            (told, answers.join().expect("ended")),
+            (vec!["1 a".to_owned()], "hello\nlog 1 etcd 10\n".to_owned())
+        );
         assert!(voice.wait(1, SOON).1, "the machine ended");
     }
 }

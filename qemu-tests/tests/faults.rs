@@ -156,3 +156,22 @@ fn a_full_disk_on_one_member_is_that_members_trouble() {
     assert_eq!(cluster.client("etcd-2").get("after").expect("read").as_deref(), Some("1"));
     println!("the disk of 224 MiB was full after {written} MiB of values");
 }
+
+#[test]
+fn a_restored_cluster_is_the_saved_one() {
+    let cluster = Cluster::booted();
+    let client = |node: &str| cluster.client(node);
+    client("etcd-1").put("before", "1").expect("written");
+    cluster.ok(&["save", "two"]);
+    client("etcd-2").put("after", "1").expect("the saved ones went on");
+    cluster.ok(&["kill", "etcd-3"]);
+    cluster.ok(&["restore", "two"]);
+    assert_eq!(client("etcd-3").get("before").expect("read").as_deref(), Some("1"));
+    assert_eq!(client("etcd-3").get("after").expect("read"), None, "it had not happened yet");
+    client("etcd-3").put("again", "1").expect("written");
+    let (out, text) = cluster.run(&["save", "two"]);
+    assert!(!out.status.success() && text.contains("exists already"), "{text}");
+    let (out, text) = cluster.run(&["restore", "three"]);
+    assert!(!out.status.success() && text.contains("no snapshot at"), "{text}");
+    assert!(cluster.ok(&["status"]).contains("etcd-3"), "a restore that cannot be changes nothing");
+}

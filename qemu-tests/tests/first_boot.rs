@@ -57,7 +57,7 @@ fn the_others_wait_for_a_late_one_and_say_so() {
         cluster.wait_for(node, "its wait", SOON, waits);
     }
     // How late it is, not a wait for an event.
-    std::thread::sleep(cluster.clock().host(Duration::from_secs(setting("QUORATE_LATE_SECONDS", 5))));
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(setting("QUORATE_LATE_SECONDS", 2))));
     for node in ["etcd-1", "etcd-2"] {
         assert!(waits(&cluster.node(node)), "still");
     }
@@ -80,7 +80,7 @@ fn one_is_cut_off_during_the_first_boot() {
     });
     cluster.ok(&["cut", "etcd-3"]);
     // Either the others have heard it, and form without it; or they wait for it. Never may there be two clusters.
-    std::thread::sleep(cluster.clock().host(Duration::from_secs(5)));
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(3)));
     cluster.ok(&["heal"]);
     assert!(up.wait().expect("ended").success());
     assert_one_cluster(&cluster, 3);

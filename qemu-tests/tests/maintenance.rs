@@ -1,6 +1,7 @@
 //! A node without a usable seed runs no role, says why, and picks up a corrected seed without a reboot.
 
-use qemu_tests::{BOOT, Node, READY};
+use contract::voice::ToNode;
+use qemu_tests::{BOOT, Node, READY, SOON};
 
 /// Boots with a broken seed, expects words on the console, plugs in the good one, expects a ready node.
 fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
@@ -74,6 +75,24 @@ fn no_seed_at_all() {
     let mut vm = lab::vm::Vm::start(&machine).expect("started");
     vm.wait_for("quorate: MAINTENANCE", BOOT).expect("maintenance mode");
     vm.wait_for("no seed was found", BOOT).expect("the reason");
+    hears(&vm, "MAINTENANCE");
     vm.plug("good", &node.seed_disk()).expect("plugged");
     vm.wait_for(READY, BOOT).expect("a ready node");
+    // By the port to the host, which needs no network: in order, and to the end.
+    vm.voice.say(&ToNode::Poweroff).expect("said");
+    vm.wait_for("shutting down (Poweroff): the host asked for it", SOON).expect("heard");
+    assert!(vm.wait_end(SOON).expect("ended").success());
+}
+
+/// Waits until the node's voice has told of something.
+fn hears(vm: &lab::vm::Vm, what: &str) {
+    let mut at = 0;
+    loop {
+        let (lines, ended) = vm.voice.wait(at, vm.clock().host(SOON));
+        assert!(!ended && !lines.is_empty(), "waiting for `{what}`; it said {:?}", vm.voice.lines(0));
+        at += lines.len();
+        if lines.iter().any(|l| l.text.contains(what)) {
+            return;
+        }
+    }
 }

@@ -170,7 +170,10 @@ mod tests {
         assert!(ask_at(&identity(&pki::ca()), to).is_err());
         shakes_hands(&identity(&ca), to).expect("a handshake");
         let deaf = TcpListener::bind("127.0.0.1:0").expect("a port");
-        assert!(shakes_hands(&identity(&ca), deaf.local_addr().expect("an address")).is_err(), "listens, but serves not");
+        assert!(
+            shakes_hands(&identity(&ca), deaf.local_addr().expect("an address")).is_err(),
+            "listens, but serves not"
+        );
         // Without a word: the next one is answered.
         drop(TcpStream::connect(to).expect("connected"));
         ask_at(&identity(&ca), to).expect("answered");

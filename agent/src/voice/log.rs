@@ -4,21 +4,64 @@ use super::Voice;
 use contract::check::is_label;
 use contract::paths::LOG;
 use contract::voice::FromNode;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Tells the last lines, and with `follow` those that come.
-pub(super) fn tell(voice: &Voice, service: &str, lines: u32, follow: bool) {
-    if let Err(e) = tell_from(Path::new(LOG), voice, service, lines, follow) {
-        // Whoever asked may be gone; then there is nobody to tell.
-        let problem = Some(format!("the log of {service}: {e}"));
-        let _ = voice.say(&FromNode::LogEnd { service: service.into(), problem });
+/// Logs that are followed at a time; each has a thread.
+const FOLLOWED_MAX: usize = 16;
+
+/// Logs that are followed: what is written to ends the thread that follows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Followed(Arc<Mutex<BTreeMap<u32, Arc<EventFd>>>>);
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) id: u32,
+    pub(super) service: String,
+    pub(super) lines: u32,
+    pub(super) follow: bool,
+}
+
+impl Followed {
+    fn begin(&self, id: u32) -> io::Result<Arc<EventFd>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= FOLLOWED_MAX || all.contains_key(&id) {
+            return Err(io::Error::other(format!("{FOLLOWED_MAX} logs are followed already")));
+        }
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        all.insert(id, Arc::clone(&stop));
+        Ok(stop)
+    }
+
+    /// Nobody follows that any more.
+    pub(super) fn stop(&self, id: u32) {
+        if let Some(stop) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+            // A counter that is full wakes just as well.
+            let _ = stop.write(1);
+        }
     }
 }
 
-fn tell_from(root: &Path, voice: &Voice, service: &str, lines: u32, follow: bool) -> io::Result<()> {
+/// Tells the last lines, and with `follow` those that come.
+pub(super) fn tell(voice: &Voice, followed: &Followed, wanted: &Wanted) {
+    if let Err(e) = tell_from(Path::new(LOG), voice, followed, wanted) {
+        let problem = Some(format!("the log of {}: {e}", wanted.service));
+        // Whoever asked may be gone; then there is nobody to tell.
+        let _ = voice.say(&FromNode::LogEnd { id: wanted.id, problem });
+    }
+    followed.stop(wanted.id);
+}
+
+fn tell_from(root: &Path, voice: &Voice, followed: &Followed, wanted: &Wanted) -> io::Result<()> {
+    let Wanted { id, service, lines, follow } = wanted;
     // The parser of words refuses others; this is the place where it would matter.
     if !is_label(service) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -42,22 +85,28 @@ fn tell_from(root: &Path, voice: &Voice, service: &str, lines: u32, follow: bool
     let mut at = all.last().map_or(0, Vec::len) as u64;
     let text = all.concat();
     let text = String::from_utf8_lossy(&text);
-    let from = text.lines().count().saturating_sub(usize::try_from(lines).unwrap_or(usize::MAX));
+    let from = text.lines().count().saturating_sub(usize::try_from(*lines).unwrap_or(usize::MAX));
     for line in text.lines().skip(from) {
-        voice.say(&FromNode::Log { service: service.into(), line: line.into() })?;
+        voice.say(&FromNode::Log { id: *id, line: line.into() })?;
     }
-    voice.say(&FromNode::LogEnd { service: service.into(), problem: None })?;
+    voice.say(&FromNode::LogEnd { id: *id, problem: None })?;
     if !follow {
         return Ok(());
     }
+    let stop = followed.begin(*id)?;
     loop {
+        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE)?;
+        if fds[1].any().unwrap_or(true) {
+            return Ok(());
+        }
         inotify.read_events()?;
-        at = tell_new(&dir.join("current"), at, voice, service)?;
+        at = tell_new(&dir.join("current"), at, voice, *id)?;
     }
 }
 
 /// Tells whole lines from a position on; answers the position after them.
-fn tell_new(path: &Path, at: u64, voice: &Voice, service: &str) -> io::Result<u64> {
+fn tell_new(path: &Path, at: u64, voice: &Voice, id: u32) -> io::Result<u64> {
     let Ok(mut file) = File::open(path) else { return Ok(0) };
     // A shorter file is another one: the log was turned over.
     let mut at = if file.metadata()?.len() < at { 0 } else { at };
@@ -67,7 +116,7 @@ fn tell_new(path: &Path, at: u64, voice: &Voice, service: &str) -> io::Result<u6
     while reader.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
         at += line.len() as u64;
         let text = String::from_utf8_lossy(&line[..line.len() - 1]).into_owned();
-        voice.say(&FromNode::Log { service: service.into(), line: text })?;
+        voice.say(&FromNode::Log { id, line: text })?;
         line.clear();
     }
     Ok(at)
@@ -77,7 +126,6 @@ fn tell_new(path: &Path, at: u64, voice: &Voice, service: &str) -> io::Result<u6
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
 
     #[test]
     fn the_end_of_a_log_over_both_files_and_what_is_added() {
@@ -88,14 +136,29 @@ mod tests {
         fs::write(etcd.join("current"), "3 c\n").expect("written");
         let out = dir.path().join("out");
         let voice = Voice(Arc::new(Mutex::new(File::create(&out).expect("made"))));
-        tell_from(&dir.path().join("log"), &voice, "etcd", 2, false).expect("told");
+        let followed = Followed::default();
+        let wanted = |service: &str, follow| Wanted { id: 1, service: service.into(), lines: 2, follow };
+        tell_from(&dir.path().join("log"), &voice, &followed, &wanted("etcd", false)).expect("told");
         let mut current = File::options().append(true).open(etcd.join("current")).expect("opened");
         current.write_all(b"4 d\n5 unfin").expect("written");
-        assert_eq!(tell_new(&etcd.join("current"), 4, &voice, "etcd").expect("told"), 8);
+        assert_eq!(tell_new(&etcd.join("current"), 4, &voice, 1).expect("told"), 8);
         let said = fs::read_to_string(&out).expect("read");
         let lines: Vec<&str> = said.lines().filter_map(|l| l.split("\"line\":").nth(1)).collect();
         assert_eq!(lines, [r#""2 b"}"#, r#""3 c"}"#, r#""4 d"}"#]);
-        let e = tell_from(&dir.path().join("log"), &voice, "nginx", 2, false).expect_err("none").to_string();
+        let root = dir.path().join("log");
+        let e = tell_from(&root, &voice, &followed, &wanted("nginx", false)).expect_err("none").to_string();
         assert_eq!(e, "there is none; there are etcd");
+
+        // One that follows ends when it is told to.
+        let (thread_root, thread_followed) = (root.clone(), followed.clone());
+        let follows = wanted("etcd", true);
+        let thread = std::thread::spawn(move || tell_from(&thread_root, &voice, &thread_followed, &follows));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while followed.0.lock().expect("unpoisoned").is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it never began");
+            std::thread::yield_now();
+        }
+        followed.stop(1);
+        thread.join().expect("ended").expect("in order");
     }
 }

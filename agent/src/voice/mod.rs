@@ -82,6 +82,7 @@ fn tell_report(voice: &Voice) -> io::Result<()> {
 
 /// The host's words. What is not understood is passed over: it may be newer than this image.
 fn hear(port: File, voice: &Voice, channel: Channel) {
+    let followed = log::Followed::default();
     let mut reader = BufReader::new(port);
     loop {
         let mut line = Vec::new();
@@ -106,9 +107,14 @@ fn hear(port: File, voice: &Voice, channel: Channel) {
                 });
                 Ok(())
             }
-            Ok(ToNode::Log { service, lines, follow }) => {
-                let voice = voice.clone();
-                std::thread::spawn(move || log::tell(&voice, &service, lines, follow));
+            Ok(ToNode::Log { id, service, lines, follow }) => {
+                let (voice, followed) = (voice.clone(), followed.clone());
+                let wanted = log::Wanted { id, service, lines, follow };
+                std::thread::spawn(move || log::tell(&voice, &followed, &wanted));
+                Ok(())
+            }
+            Ok(ToNode::Stop { id }) => {
+                followed.stop(id);
                 Ok(())
             }
             Ok(ToNode::Reboot) => shutdown(ShutdownKind::Reboot),

@@ -273,6 +273,9 @@ pub(crate) struct Probe {
     /// Read instead of writing
     #[arg(long)]
     pub(crate) read: bool,
+    /// Also hold so many long connections to each member, and tell when one is cut
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) hold: usize,
     /// Open a new connection for each request
     #[arg(long)]
     pub(crate) reconnect: bool,

@@ -12,6 +12,7 @@ use lab::accel::Accel;
 use lab::clock::Clock;
 use lab::cluster::Plan;
 use lab::command::{Disk, Lan, Machine};
+use lab::gateway::Tftp;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -55,8 +56,9 @@ pub(crate) fn plan(spec: &Spec, file: &Path, lab: &Lab) -> Result<(Plan, Accel)>
     let (accel, clock) = pace(spec, lab)?;
     let machines = machines(spec, &lab.images, &dir_of(spec, file, "seed"), accel, clock)?;
     let forwards = if spec.lab.gateway { forwards(spec) } else { Vec::new() };
+    let tftp = spec.lab.tftp.clone().map(|t| Tftp { dir: file.with_file_name("").join(t.dir), ..t });
     let dir = state_dir(&spec.cluster.name);
-    Ok((Plan { machines, forwards, gateway: spec.lab.gateway, seed: spec.lab.seed, clock, dir }, accel))
+    Ok((Plan { machines, forwards, gateway: spec.lab.gateway, tftp, seed: spec.lab.seed, clock, dir }, accel))
 }
 
 /// Ports of this machine: those that are named, and a free one for each etcd member.

@@ -79,6 +79,12 @@ pub(crate) fn export(w: &Which, out: &Path) -> Result<()> {
     for node in &status.nodes {
         let console = std::fs::read(&node.console).unwrap_or_default();
         write(&format!("{}/console.log", node.name), &console)?;
+        // A node that is off tells nothing; its console is there.
+        if let Ok(Some(Answer::Report { report: Some(report) })) =
+            ask(name, &Request::Report { node: node.name.clone() }).and_then(|mut a| a.next())
+        {
+            write(&format!("{}/boot.json", node.name), &serde_json::to_vec_pretty(&report)?)?;
+        }
         for service in node.services.iter().filter(|_| node.pid.is_some()) {
             let r = Request::Logs {
                 node: node.name.clone(),
@@ -87,7 +93,7 @@ pub(crate) fn export(w: &Which, out: &Path) -> Result<()> {
                 follow: false,
             };
             let mut text = String::new();
-            let read = || -> Result<()> {
+            let mut read = || -> Result<()> {
                 let mut answers = ask(name, &r)?;
                 while let Some(answer) = answers.next()? {
                     if let Answer::Line { text: line } = answer {
@@ -98,7 +104,6 @@ pub(crate) fn export(w: &Which, out: &Path) -> Result<()> {
                 Ok(())
             };
             // A node that does not answer any more: what it said before is evidence all the same.
-            let mut read = read;
             if let Err(e) = read() {
                 text += &format!("quorate: {e:#}\n");
             }

@@ -10,6 +10,21 @@ use lab::probe::{etcd::Client, run};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// A long connection that did not last.
+#[derive(Debug, serde::Serialize)]
+struct Cut {
+    node: String,
+    after_ms: f64,
+    how: String,
+}
+
+impl Cut {
+    fn of(node: String, held: Result<Option<(Duration, String)>>, clock: Clock) -> Option<Self> {
+        let (after, how) = held.unwrap_or_else(|e| Some((Duration::ZERO, format!("{e:#}"))))?;
+        Some(Self { node, after_ms: clock.guest(after).as_secs_f64() * 1000.0, how })
+    }
+}
+
 /// Runs it.
 pub(crate) fn probe(args: &Probe) -> Result<()> {
     let (file, spec) = which(args.which.file.as_deref())?;
@@ -34,7 +49,20 @@ pub(crate) fn probe(args: &Probe) -> Result<()> {
             if read { client.get(&key).map(|_| ()) } else { client.put(&key, &number.to_string()) }
         });
     }
-    let record = std::thread::scope(|scope| {
+    let (record, cuts) = std::thread::scope(|scope| {
+        let held: Vec<_> = status
+            .etcd
+            .iter()
+            .flat_map(|(node, to)| (0..args.hold).map(move |_| (node, *to)))
+            .map(|(node, to)| {
+                let seeds = &seeds;
+                scope.spawn(move || {
+                    let cut = Client::new(to, seeds, clock)
+                        .and_then(|c| c.hold("quorate/probe", clock.host(guest(args.lasts))));
+                    (node.clone(), cut)
+                })
+            })
+            .collect();
         let stopper = scope.spawn(|| {
             // How long the probe lasts, not a wait for an event.
             std::thread::sleep(clock.host(guest(args.lasts)));
@@ -42,11 +70,15 @@ pub(crate) fn probe(args: &Probe) -> Result<()> {
         });
         let record = run(clock, guest(args.every), clients, &stop);
         let _ = stopper.join();
-        record
+        let cuts = held.into_iter().filter_map(|h| h.join().ok()).filter_map(|(node, cut)| Cut::of(node, cut, clock));
+        (record, cuts.collect::<Vec<_>>())
     });
     let summary = record.summary();
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&summary)?),
+        Format::Json => {
+            let all = serde_json::json!({ "requests": summary, "held": args.hold * status.etcd.len(), "cut": cuts });
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        }
         Format::Text => {
             println!(
                 "{} answered, {} failed in {:.1} s of guest time (a guest second is {} of the host's)",
@@ -58,6 +90,10 @@ pub(crate) fn probe(args: &Probe) -> Result<()> {
             println!("p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms", summary.p50_ms, summary.p99_ms, summary.max_ms);
             println!("longest time without an answer: {:.0} ms, from {:.0} ms on", summary.gap_ms, summary.gap_at_ms);
             print!("{}", record.histogram());
+            if args.hold > 0 {
+                println!("{} long connections held, {} of them cut", args.hold * status.etcd.len(), cuts.len());
+                cuts.iter().for_each(|c| println!("cut: to {} after {:.0} ms: {}", c.node, c.after_ms, c.how));
+            }
             let mut errors: Vec<_> = record.samples.iter().filter_map(|s| s.error.as_deref()).collect();
             errors.sort_unstable();
             errors.dedup();

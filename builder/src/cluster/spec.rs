@@ -104,6 +104,8 @@ pub(crate) struct Lab {
     pub(crate) forward: Vec<Forward>,
     /// Whether there is a way in and out of the network.
     pub(crate) gateway: bool,
+    /// What the gateway serves to machines that boot from the network; a path is relative to the cluster's file.
+    pub(crate) tftp: Option<lab::gateway::Tftp>,
     /// Of the dice that the network's faults are thrown with.
     pub(crate) seed: u64,
 }
@@ -117,6 +119,7 @@ impl Default for Lab {
             state_size: "8GiB".into(),
             forward: Vec::new(),
             gateway: true,
+            tftp: None,
             seed: 1,
         }
     }

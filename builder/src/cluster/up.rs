@@ -52,13 +52,14 @@ pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool) 
 pub(crate) fn restore(file: Option<&Path>, name: &str, lab: &Lab) -> Result<()> {
     let (file, spec) = which(file)?;
     snapshot_dir(&spec, name)?;
-    end_on_interrupt(&spec.cluster.name)?;
-    let result = match status(&spec.cluster.name) {
-        Ok(_) => tell(&spec.cluster.name, &Request::Restore { name: name.into() }),
-        Err(_) => claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, &[], Some(name))),
-    };
-    wait_if_interrupted();
-    result?;
+    if status(&spec.cluster.name).is_ok() {
+        tell(&spec.cluster.name, &Request::Restore { name: name.into() })?;
+    } else {
+        end_on_interrupt(&spec.cluster.name)?;
+        let result = claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, &[], Some(name)));
+        wait_if_interrupted();
+        result?;
+    }
     show::nodes(&status(&spec.cluster.name)?);
     Ok(())
 }

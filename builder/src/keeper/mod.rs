@@ -51,6 +51,8 @@ pub(crate) enum Request {
     Save { name: String },
     /// Go back.
     Restore { name: String },
+    /// A node's boot report.
+    Report { node: String },
     /// Everything that happened.
     Timeline,
     /// The power buttons, and then the end.
@@ -69,6 +71,8 @@ pub(crate) enum Answer {
     Said { node: String, ms: u64, text: String },
     /// A line of a log or a console.
     Line { text: String },
+    /// A boot report; none = the node has not told of one.
+    Report { report: Option<Box<contract::report::BootReport>> },
     /// What happened.
     Timeline { events: Vec<Event> },
     /// That was all.

@@ -130,6 +130,10 @@ impl Keeper {
                 send(&mut client, &Answer::Status(Box::new(status)));
                 Ok(())
             }
+            Request::Report { node } => self.cluster.vm(&node).map(|vm| {
+                let report = vm.voice.report().map(Box::new);
+                send(&mut client, &Answer::Report { report });
+            }),
             Request::Timeline => {
                 send(&mut client, &Answer::Timeline { events: self.cluster.timeline() });
                 Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 /// An answer takes at most so much of the guest's time.
@@ -84,6 +84,24 @@ impl Client {
         let answer = self.call("/v3/kv/range", &body)?;
         let keys = answer["kvs"].as_array().cloned().unwrap_or_default();
         keys.iter().map(|k| Ok(String::from_utf8(STANDARD.decode(k["key"].as_str().unwrap_or_default())?)?)).collect()
+    }
+
+    /// Holds a connection with a watch on it for so long (host time). Answers when it was cut, and how, if it was.
+    pub fn hold(&self, key: &str, lasts: Duration) -> Result<Option<(Duration, String)>> {
+        let began = Instant::now();
+        let request = self.agent.post(format!("{}/v3/watch", self.url)).config().timeout_recv_body(Some(lasts)).build();
+        let body = json!({ "create_request": { "key": STANDARD.encode(key) } });
+        let mut stream = request.send(body.to_string()).context("opening a watch")?.into_body().into_reader();
+        let mut buffer = [0; 4096];
+        loop {
+            let how = match std::io::Read::read(&mut stream, &mut buffer) {
+                Ok(n) if n > 0 => continue,
+                Ok(_) => "closed".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            let elapsed = began.elapsed();
+            return Ok((elapsed < lasts).then_some((elapsed, how)));
+        }
     }
 
     /// How long a request may take, in guest time, instead of the default.
