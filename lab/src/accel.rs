@@ -13,6 +13,28 @@ const PROBE: Duration = Duration::from_secs(5);
 /// No event tells that a child with a deadline ended; short beside the time a QEMU takes to start.
 const PROBE_POLL: Duration = Duration::from_millis(20);
 
+/// The oldest QEMU with `-netdev dgram`, which the switch speaks.
+const OLDEST: (u32, u32) = (7, 2);
+
+/// Whether this machine's QEMU is there and new enough.
+pub fn check_qemu() -> Result<()> {
+    let out = Command::new(QEMU).arg("--version").stdin(Stdio::null()).output();
+    let out = out.with_context(|| format!("starting {QEMU}; hint: apt-get install qemu-system-x86"))?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    match version(&text) {
+        Some(v) if v >= OLDEST => Ok(()),
+        Some((major, minor)) => bail!("QEMU {major}.{minor} is too old: expected {}.{} or newer", OLDEST.0, OLDEST.1),
+        None => bail!("{QEMU} --version said `{}`: expected a version", text.trim()),
+    }
+}
+
+/// Of `QEMU emulator version 7.2.22 (Debian …)`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let words = text.split_whitespace().skip_while(|w| *w != "version").nth(1)?;
+    let mut parts = words.split('.').map(|p| p.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
 /// How guests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +138,14 @@ mod tests {
     #[test]
     fn the_probe_recognises_a_working_accelerator() {
         assert!(probe(Accel::Tcg).expect("qemu-system-x86 is installed"));
+    }
+
+    #[test]
+    fn versions() {
+        assert_eq!(version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)\nCopyright"), Some((7, 2)));
+        assert_eq!(version("QEMU emulator version 10.0.13"), Some((10, 0)));
+        assert_eq!(version("command not found"), None);
+        check_qemu().expect("qemu-system-x86 is installed, and new enough");
     }
 
     #[test]

@@ -14,8 +14,10 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// What PID 1 says first.
+const FIRST_WORDS: &str = "mounts ok";
 /// The gateway's port of the switch.
 pub const GATEWAY: &str = "gateway";
 
@@ -76,6 +78,7 @@ pub struct Cluster {
 impl Cluster {
     /// The network and the places, no VM yet.
     pub fn new(plan: &Plan) -> Result<Self> {
+        crate::accel::check_qemu()?;
         std::fs::create_dir_all(&plan.dir).with_context(|| format!("making {}", plan.dir.display()))?;
         for machine in &plan.machines {
             // Of an earlier cluster; where there is none, there is nothing to remove.
@@ -187,8 +190,9 @@ impl Cluster {
 
     /// Keeps what a VM said, and lets it go.
     pub(crate) fn remember(&mut self, name: &str) {
+        let at = self.moments();
         let Some(place) = self.places.get_mut(name) else { return };
-        let said = place.said(name);
+        let said = place.said(name, at);
         place.past.extend(said);
         place.vm = None;
     }
@@ -237,6 +241,15 @@ impl Cluster {
         u64::try_from(self.switch.now().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// A moment as guest milliseconds since the cluster began.
+    fn moments(&self) -> impl Fn(Instant) -> u64 + use<> {
+        let (now_ms, now, clock) = (self.now_ms(), Instant::now(), self.clock);
+        move |then| {
+            let ago = clock.guest(now.saturating_duration_since(then)).as_millis();
+            now_ms.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
+        }
+    }
+
     /// Since when the present VM of a node is on, in guest milliseconds.
     pub fn uptime_ms(&self, name: &str) -> u64 {
         self.places.get(name).map_or(0, |p| self.now_ms().saturating_sub(p.began_ms))
@@ -253,7 +266,7 @@ impl Cluster {
         let mut all = self.events.clone();
         for (name, place) in &self.places {
             all.extend(place.past.iter().cloned());
-            all.extend(place.said(name));
+            all.extend(place.said(name, self.moments()));
         }
         all.sort_by_key(|e| e.ms);
         all
@@ -261,11 +274,19 @@ impl Cluster {
 }
 
 impl Place {
-    fn said(&self, name: &str) -> Vec<Event> {
+    /// What its VM said, on the cluster's axis. Its clock begins anew when it starts again: from there on the moment at
+    /// which its first line arrived counts.
+    fn said(&self, name: &str, at: impl Fn(Instant) -> u64) -> Vec<Event> {
         let lines = self.vm.as_ref().map(|vm| vm.voice.lines(0)).unwrap_or_default();
-        lines
-            .into_iter()
-            .map(|l| Event { ms: (self.began_ms).saturating_add(l.ms), who: name.into(), what: l.text })
-            .collect()
+        let (mut began, mut last) = (self.began_ms, 0);
+        let mut events = Vec::new();
+        for line in lines {
+            if line.ms < last && line.text.starts_with(FIRST_WORDS) {
+                began = at(line.heard).saturating_sub(line.ms);
+            }
+            last = line.ms;
+            events.push(Event { ms: began.saturating_add(line.ms), who: name.into(), what: line.text });
+        }
+        events
     }
 }

@@ -21,6 +21,8 @@ pub struct Line {
     pub ms: u64,
     /// Without the `quorate: ` in front.
     pub text: String,
+    /// When it arrived here.
+    pub heard: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -166,10 +168,9 @@ impl Heard {
     fn take_in(&mut self, message: FromNode) {
         match message {
             FromNode::Said { ms, text } => {
-                let line = Line { ms, text };
-                let known = self.again && self.lines.contains(&line);
+                let known = self.again && self.lines.iter().any(|l| l.ms == ms && l.text == text);
                 if !known && self.lines.len() < KEPT {
-                    self.lines.push(line);
+                    self.lines.push(Line { ms, text, heard: Instant::now() });
                 }
             }
             FromNode::Report { report } => self.report = Some(*report),
@@ -207,7 +208,7 @@ mod tests {
             writeln!(node, "{line}").expect("said");
         }
         let (lines, ended) = voice.wait(0, SOON);
-        assert_eq!((lines, ended), (vec![Line { ms: 5, text: "mounts ok".into() }], false));
+        assert_eq!((lines.len(), lines[0].ms, &*lines[0].text, ended), (1, 5, "mounts ok", false));
         let answers = std::thread::spawn(move || {
             let mut word = String::new();
             let mut words = BufReader::new(node.try_clone().expect("cloned"));

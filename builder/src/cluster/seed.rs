@@ -70,9 +70,24 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
     keep(&dir.join("etcd-admin.key"), &admin.key)?;
     keep(&dir.join("etcd-admin.crt"), &admin.cert)?;
     write_whole(&dir.join("etcd-server-ca.crt"), secrets.authority("etcd-server-ca")?.cert.as_bytes())?;
+    write_whole(&dir.join(MADE_FROM), digest_of(file)?.as_bytes())?;
     write_whole(&dir.join("generation"), format!("{generation}\n").as_bytes())?;
     crate::progress::say(&format!("secrets in {}, seeding {generation}", secrets.dir().display()));
     Ok(dir)
+}
+
+/// Digest of the cluster.toml that seeds were made from.
+const MADE_FROM: &str = "made-from";
+
+fn digest_of(file: &Path) -> Result<String> {
+    let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(crate::digest::sha256(&bytes))
+}
+
+/// Whether there are seeds of the description as it is now.
+pub(crate) fn is_current(spec: &Spec, file: &Path) -> Result<bool> {
+    let made_from = std::fs::read_to_string(dir_of(spec, file, "seed").join(MADE_FROM)).unwrap_or_default();
+    Ok(made_from == digest_of(file)?)
 }
 
 fn last_generation(dir: &Path) -> u64 {

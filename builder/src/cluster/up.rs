@@ -24,14 +24,20 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool) -> Result<()> {
     let (file, spec) = which(file)?;
     spec.warnings.iter().for_each(|w| eprintln!("quorate: {}: warning: {w}", file.display()));
-    if !dir_of(&spec, &file, "seed").exists() {
-        seed::write(&spec, &file)?;
-    }
     let name = &spec.cluster.name;
+    let (runs, current) = (status(name).is_ok(), seed::is_current(&spec, &file)?);
+    match (runs, current) {
+        (true, false) => eprintln!(
+            "quorate: {} changed since its nodes were seeded; what runs is as it was: `quorate cluster down` and `up` seed anew",
+            file.display()
+        ),
+        (false, false) => drop(seed::write(&spec, &file)?),
+        (_, true) => {}
+    }
     end_on_interrupt(name)?;
-    let result = match status(name) {
-        Ok(_) => Ok(()),
-        Err(_) => claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, only, None)),
+    let result = match runs {
+        true => Ok(()),
+        false => claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, only, None)),
     };
     let came_up = result.and_then(|()| follow(&spec, only));
     wait_if_interrupted();

@@ -95,7 +95,7 @@ mod tests {
     use contract::report::ServiceReport;
 
     fn lines(texts: &[&str]) -> Vec<Line> {
-        texts.iter().map(|t| Line { ms: 0, text: (*t).into() }).collect()
+        texts.iter().map(|t| Line { ms: 0, text: (*t).into(), heard: std::time::Instant::now() }).collect()
     }
 
     #[test]
