@@ -57,6 +57,16 @@ impl Console {
         self.said.0.lock().map(|s| s.lines.get(from..).unwrap_or_default().to_vec()).unwrap_or_default()
     }
 
+    /// Waits, at most so long in host time, until there are lines from `from` on; answers them and whether the machine has
+    /// ended.
+    pub fn more(&self, from: usize, host: Duration) -> (Vec<String>, bool) {
+        let Ok(said) = self.said.0.lock() else { return (Vec::new(), true) };
+        match self.said.1.wait_timeout_while(said, host, |s| s.lines.len() <= from && !s.ended) {
+            Ok((s, _)) => (s.lines.get(from..).unwrap_or_default().to_vec(), s.ended),
+            Err(_) => (Vec::new(), true),
+        }
+    }
+
     /// Waits for a line at or after `from` that `wanted` accepts; answers it with the position after it. `host` is
     /// the bound, in host time.
     pub fn wait(
@@ -125,6 +135,8 @@ mod tests {
         let second = Duration::from_secs(5);
         let (line, at) = c.wait(0, second, "two", |l| l == "two").expect("said");
         assert_eq!((line.as_str(), at), ("two", 2));
+        assert_eq!(c.more(at, second).0, ["three"]);
+        assert_eq!(c.more(at + 1, second), (vec![], true), "nothing more");
         let e = c.wait(at, second, "one again", |l| l == "one").expect_err("never").to_string();
         assert!(e.contains("waiting for one again: the machine ended") && e.contains("three"), "{e}");
     }

@@ -143,19 +143,14 @@ pub(crate) fn log(mut client: UnixStream, voice: &Voice, service: &str, lines: u
 pub(crate) fn console(mut client: UnixStream, console: &Console, go_on: bool) {
     let mut at = 0;
     loop {
-        for text in console.since(at) {
-            at += 1;
+        let (lines, ended) = console.more(at, if go_on { LOOK } else { Duration::ZERO });
+        at += lines.len();
+        for text in lines {
             if !send(&mut client, &Answer::Line { text }) {
                 return;
             }
         }
-        if !go_on || is_gone(&client) {
-            return end(client, Ok(()));
-        }
-        // Its end, or the bound: both mean to look again.
-        if let Err(e) = console.wait(at, LOOK, "a line", |_| true)
-            && format!("{e}").contains("the machine ended")
-        {
+        if ended || !go_on || is_gone(&client) {
             return end(client, Ok(()));
         }
     }
