@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_millis(500);
 /// Lines of one node that are kept; a node that talks without end must not fill this process' memory.
 const KEPT: usize = 100_000;
+/// ... and of each so many bytes: the kernel's records and etcd's lines are shorter.
+const TEXT_MAX: usize = 16 << 10;
 
 /// A line of PID 1's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,14 +169,18 @@ impl Voice {
 impl Heard {
     fn take_in(&mut self, message: FromNode) {
         match message {
-            FromNode::Said { ms, text } => {
+            FromNode::Said { ms, mut text } => {
+                text.truncate(text.floor_char_boundary(TEXT_MAX));
                 let known = self.again && self.lines.iter().any(|l| l.ms == ms && l.text == text);
                 if !known && self.lines.len() < KEPT {
                     self.lines.push(Line { ms, text, heard: Instant::now() });
                 }
             }
             FromNode::Report { report } => self.report = Some(*report),
-            FromNode::Log { id, line } => self.log(id, Ok(line)),
+            FromNode::Log { id, mut line } => {
+                line.truncate(line.floor_char_boundary(TEXT_MAX));
+                self.log(id, Ok(line));
+            }
             FromNode::LogEnd { id, problem } => self.log(id, Err(problem)),
         }
     }

@@ -174,5 +174,14 @@ fn a_restored_cluster_is_the_saved_one() {
     assert!(!out.status.success() && text.contains("exists already"), "{text}");
     let (out, text) = cluster.run(&["restore", "three"]);
     assert!(!out.status.success() && text.contains("no snapshot at"), "{text}");
-    assert!(cluster.ok(&["status"]).contains("etcd-3"), "a restore that cannot be changes nothing");
+    assert_eq!(cluster.node("etcd-3")["state"], "ready", "a restore that cannot be changes nothing");
+
+    // A damaged one: said so, and nothing stands still half-way.
+    let state = cluster.state().join("snapshots/two/etcd-1.state");
+    let bytes = std::fs::read(&state).expect("read");
+    std::fs::write(&state, &bytes[..bytes.len() / 2]).expect("cut off");
+    let (out, text) = cluster.run(&["restore", "two"]);
+    assert!(!out.status.success() && text.contains("could not be restored: all nodes are off now"), "{text}");
+    assert_eq!(cluster.node("etcd-3")["state"], "off");
+    cluster.ok(&["start", "etcd-1", "etcd-2", "etcd-3"]);
 }
