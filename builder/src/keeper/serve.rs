@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An orderly shutdown takes about a guest second; a node that is not up yet does not hear the button, and an etcd leader
 /// whose followers are all going too waits for seconds for one to hand over to. Nothing is lost by cutting its power then.
@@ -72,7 +72,8 @@ pub(crate) fn keep(file: &Path, lab: &Lab, only: &[String], restore: Option<&str
     std::thread::spawn(move || accept(&listener, &sender));
     let mut keeper = Keeper { spec, file, accel, cluster };
     let mut last = None;
-    for ask in asks {
+    // Borrowed: who asks while the cluster goes down waits for the end of it, and does not take it for one that is off.
+    for ask in &asks {
         match ask {
             Ask::Interrupted => break,
             Ask::Asked(client, Request::Down) => {
@@ -90,6 +91,7 @@ pub(crate) fn keep(file: &Path, lab: &Lab, only: &[String], restore: Option<&str
     keeper.write_timeline();
     drop(keeper);
     drop(bound);
+    drop(asks);
     if let Some(client) = last {
         end(client, Ok(()));
     }
@@ -236,8 +238,11 @@ impl Keeper {
             // One that does not hear the button, or not in time, loses its power with the rest.
             let _ = self.cluster.power_button(name);
         }
+        let clock = self.cluster.clock();
+        let deadline = Instant::now() + clock.host(GRACE);
         for name in &names {
-            let _ = self.cluster.wait_end(name, GRACE);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = self.cluster.wait_end(name, clock.guest(left));
         }
     }
 
