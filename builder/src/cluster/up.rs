@@ -42,7 +42,8 @@ pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool) 
     let came_up = result.and_then(|()| follow(&spec, only));
     wait_if_interrupted();
     if let Err(e) = came_up {
-        if retain {
+        // What ran before is not this command's to end, whatever trouble a node of it is in.
+        if retain || runs {
             return Err(e.context("left as it is; `quorate cluster logs` and `console` show more, `down` ends it"));
         }
         let _ = tell(name, &Request::End);
