@@ -4,7 +4,7 @@
 TARGET := x86_64-unknown-linux-gnu
 NODE := target/$(TARGET)/node
 QUORATE := target/debug/quorate
-CLUSTER ?= examples/etcd.toml
+CLUSTER ?= examples/lb.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help up down check test soak bench build image deps fuzz clean
@@ -12,7 +12,7 @@ CLUSTER ?= examples/etcd.toml
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make up      build the etcd image, boot three VMs with it, end with the cluster's own word
+## make up      build the images, boot a cluster of VMs with them, end with the cluster's own word
 up: image
 	$(QUORATE) cluster up $(CLUSTER)
 
@@ -47,12 +47,14 @@ fuzz:
 # RUSTFLAGS replaces what configuration files say, so it is set in this one rule.
 build: deps
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo" \
-	  cargo build --quiet --profile node --target $(TARGET) -p init -p agent
+	  cargo build --quiet --profile node --target $(TARGET) -p init -p agent -p standin
 	cargo build --quiet -p builder
-	@install -C -m 755 $(NODE)/quorate-init $(NODE)/quorate-agent target/debug/
+	@install -C -m 755 $(NODE)/quorate-init $(NODE)/quorate-agent $(NODE)/quorate-standin target/debug/
 
 image: build
 	$(QUORATE) image build etcd --update-vanished
+	$(QUORATE) image build lb --update-vanished
+	$(QUORATE) image build qemu-tests/standin/standin.toml --init target/debug/quorate-standin --update-vanished
 
 deps:
 	@sh .ci/deps

@@ -8,7 +8,8 @@
 //! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
 //! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button, the port to the host | `devices.rs`, `disk_names.rs`, `voice/` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
-//! | `node` | leaf certificates, etcd membership, the saved time | `node.rs`, `pki.rs`, `membership/` |
+//! | `node` | leaf certificates, etcd membership, the saved time, a load balancer's health | `node.rs`, `pki.rs`, `membership/`, `lb/` |
+//! | `drop-vip` | takes a virtual IP away that keepalived left behind, once | `lb/vip.rs` |
 //! | `log` | writes what services print | `logs.rs` |
 
 mod channel;
@@ -16,6 +17,7 @@ mod clock;
 mod devices;
 mod disk_names;
 mod etcd;
+mod lb;
 mod logs;
 mod membership;
 mod net;
@@ -35,7 +37,8 @@ fn main() -> ExitCode {
         Some("network") => net::run(),
         Some("node") => node::run(),
         Some("log") => logs::run(),
-        _ => Err("expected one of metadata, devices, network, node, log; PID 1 starts this program".into()),
+        Some("drop-vip") => lb::vip::drop(&std::env::args().nth(2).unwrap_or_default()),
+        _ => Err("expected one of metadata, devices, network, node, log, drop-vip; PID 1 starts this program".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

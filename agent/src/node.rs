@@ -7,7 +7,7 @@ use crate::membership::join;
 use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
 use crate::membership::{digest, initial_cluster};
-use crate::{clock, etcd, pki};
+use crate::{clock, etcd, lb, pki};
 use contract::control::condition::{FORMED, MEMBER, PKI};
 use contract::node::{NodeConfig, Role};
 use contract::ports::MEMBERSHIP;
@@ -45,6 +45,9 @@ pub(crate) fn run() -> Result<(), String> {
     let mut issued = clock::now();
     pki::write_all(&config, issued)?;
     channel.done(PKI)?;
+    if config.roles.contains(&Role::Lb) {
+        balance(&config, channel);
+    }
     if config.roles.contains(&Role::Etcd) {
         member(&config, channel)?;
     }
@@ -67,6 +70,17 @@ pub(crate) fn run() -> Result<(), String> {
             saved = now;
         }
     }
+}
+
+/// Looks after the load balancer, in a thread of its own.
+fn balance(config: &NodeConfig, channel: Channel) {
+    let config = config.clone();
+    std::thread::spawn(move || {
+        if let Err(e) = lb::guard(&config, channel) {
+            eprintln!("the load balancer: {e}");
+            std::process::exit(1);
+        }
+    });
 }
 
 /// Waits; what PID 1 says meanwhile is only a reason to look sooner.

@@ -2,7 +2,7 @@
 
 use crate::nearest::nearest;
 use crate::network::NetworkConfig;
-use crate::node::{Ca, NodeConfig, Role, State};
+use crate::node::{Ca, Lb, NodeConfig, ProvidedBy, Role, State};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -50,6 +50,8 @@ pub fn check(config: &NodeConfig, network: &NetworkConfig) -> Vec<Problem> {
     check_names(&mut c, config);
     check_members(&mut c, config);
     check_etcd(&mut c, config);
+    check_masters(&mut c, config);
+    check_lb(&mut c, config, network);
     check_pki(&mut c, config);
     check_state(&mut c, config);
     let address = config.node.address;
@@ -64,12 +66,6 @@ fn check_roles(c: &mut Checker, config: &NodeConfig) {
     c.unless(!config.roles.is_empty(), "quorate.roles", || {
         "expected at least one of master, etcd, lb, worker; no role is ever guessed".into()
     });
-    for role in &config.roles {
-        c.unless(Role::RUN_BY_THIS_VERSION.contains(role), "quorate.roles", || {
-            let words: Vec<_> = Role::RUN_BY_THIS_VERSION.iter().map(|r| r.word()).collect();
-            format!("`{role}` is not in this version of quorate; it runs {}", words.join(", "))
-        });
-    }
 }
 
 fn check_names(c: &mut Checker, config: &NodeConfig) {
@@ -141,6 +137,106 @@ fn check_etcd(c: &mut Checker, config: &NodeConfig) {
     });
 }
 
+fn check_masters(c: &mut Checker, config: &NodeConfig) {
+    let needs_masters = config.roles.contains(&Role::Lb) || config.roles.contains(&Role::Master);
+    let key = "quorate.masters";
+    if !needs_masters {
+        c.unless(config.masters.is_empty(), key, || {
+            "stands on a node without `master` or `lb`: it must not travel there".into()
+        });
+        return;
+    }
+    c.unless(!config.masters.is_empty(), key, || {
+        "expected the masters by name and address; a load balancer without one has nobody to send clients to".into()
+    });
+    let mut seen = std::collections::BTreeMap::new();
+    for (name, address) in &config.masters {
+        c.unless(is_label(name), key, || format!("`{name}` is not an RFC 1123 label"));
+        if let Some(other) = seen.insert(address, name) {
+            c.say(key, format!("{other} and {name} have the same address {address}"));
+        }
+    }
+}
+
+fn check_lb(c: &mut Checker, config: &NodeConfig, network: &NetworkConfig) {
+    let has_role = config.roles.contains(&Role::Lb);
+    let Some(lb) = &config.lb else {
+        c.unless(!has_role, "quorate.lb", || {
+            "is missing; a node with `lb` needs {peers, virtual_router_id}, or {provided_by: external}".into()
+        });
+        return;
+    };
+    c.unless(has_role, "quorate.lb", || "stands on a node without `lb`: it must not travel there".into());
+    // VRRPv3 counts in hundredths of a second, in twelve bits (RFC 9568, 5.2.7).
+    c.unless((10..=40_000).contains(&lb.advert_ms) && lb.advert_ms % 10 == 0, "quorate.lb.advert_ms", || {
+        format!("expected 10 to 40000 in steps of 10, found {}", lb.advert_ms)
+    });
+    c.unless(config.cluster.endpoint.is_some(), "quorate.cluster.endpoint", || {
+        "is missing; clients reach a load balancer by it".into()
+    });
+    match lb.provided_by {
+        ProvidedBy::Vip => check_vip(c, config, lb, network),
+        ProvidedBy::External => {
+            c.unless(lb.peers.is_empty() && lb.virtual_router_id.is_none(), "quorate.lb", || {
+                "peers and virtual_router_id belong to a virtual IP; with provided_by: external nobody has one".into()
+            });
+            c.unless(!config.roles.contains(&Role::Master), "quorate.lb.provided_by", || {
+                "with `external` HAProxy listens on the node's own address, where a master's apiserver does; hint: \
+                 point the external load balancer at the masters themselves, or place `lb` on nodes of its own"
+                    .into()
+            });
+        }
+    }
+}
+
+fn check_vip(c: &mut Checker, config: &NodeConfig, lb: &Lb, network: &NetworkConfig) {
+    let own = config.node.address;
+    if let Some(endpoint) = config.cluster.endpoint.as_deref() {
+        let key = "quorate.cluster.endpoint";
+        match config.endpoint_address().map(|a| a.ip()) {
+            None => c.say(key, format!("expected address:port, found `{endpoint}`: a virtual IP is an address")),
+            Some(vip) => {
+                let known = config.masters.iter().chain(&config.members).map(|(n, a)| (n.as_str(), *a));
+                let peers = lb.peers.iter().map(|p| (p.name.as_str(), p.address));
+                if let Some((name, _)) = known.chain(peers).chain([(config.name(), own)]).find(|(_, a)| *a == vip) {
+                    c.say(key, format!("the virtual IP {vip} is the address of {name}: nobody else may have it"));
+                }
+                c.unless(vip.is_ipv4() == own.is_ipv4(), key, || {
+                    format!("the virtual IP {vip} and the node's address {own} are of different families")
+                });
+                let nets = || network.ethernets.iter().flat_map(|e| &e.addresses);
+                c.unless(network.has_dhcp() || nets().any(|n| n.contains(&vip)), key, || {
+                    let nets: Vec<_> = nets().map(|n| n.trunc().to_string()).collect();
+                    format!("the virtual IP {vip} is outside every interface's subnet ({})", nets.join(", "))
+                });
+            }
+        }
+    }
+    c.unless(lb.virtual_router_id.is_some_and(|id| id > 0), "quorate.lb.virtual_router_id", || {
+        "expected 1 to 255, the same on all load balancers of the cluster and on no other router of the network".into()
+    });
+    let key = "quorate.lb.peers";
+    c.unless(lb.peers.len() <= PEERS_MAX, key, || {
+        format!("{} load balancers: more than {PEERS_MAX} cannot have priorities that do not clash", lb.peers.len())
+    });
+    for (i, peer) in lb.peers.iter().enumerate() {
+        c.unless(is_label(&peer.name), key, || format!("`{}` is not an RFC 1123 label", peer.name));
+        if let Some(other) = lb.peers[..i].iter().find(|p| p.address == peer.address || p.name == peer.name) {
+            let (a, b) = (&other.name, &peer.name);
+            c.say(key, format!("{a} and {b} are the same load balancer twice: their priorities would clash"));
+        }
+    }
+    match lb.peers.iter().find(|p| p.name == config.name()) {
+        Some(p) if p.address == own => {}
+        Some(p) => c.say(key, format!("{} has {} there, and {own} in node.address", p.name, p.address)),
+        None => c.say(key, format!("this node `{}` has the role lb, but is not among them", config.name())),
+    }
+}
+
+/// Load balancers have base priorities of their own, and whoever holds the virtual IP gets 20 more (`init/src/roles/lb`):
+/// with more of them the last one that holds it would still be below the first.
+const PEERS_MAX: usize = 20;
+
 /// What a node may carry of a CA.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum May {
@@ -203,5 +299,81 @@ fn check_state(c: &mut Checker, config: &NodeConfig) {
         c.unless(crate::cmdline::DiskName::parse(&d.disk).is_some(), "quorate.state.disk", || {
             format!("expected /dev/…, path:/dev/… or serial:X, found `{}`", d.disk)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn network() -> NetworkConfig {
+        let lan = crate::network::Ethernet {
+            addresses: vec!["10.77.0.21/24".parse().expect("a network")],
+            ..Default::default()
+        };
+        NetworkConfig { ethernets: vec![lan] }
+    }
+
+    /// A load balancer, changed by a JSON pointer's value; null takes it away.
+    fn problems(pointer: &str, value: Value) -> String {
+        let mut lb = json!({
+            "version": 1,
+            "roles": ["lb"],
+            "node": { "name": "lb-1", "address": "10.77.0.21" },
+            "cluster": { "name": "demo", "id": "3f9c2a7be1d04c55", "endpoint": "10.77.0.10:6443" },
+            "masters": { "master-1": "10.77.0.11", "master-2": "10.77.0.12" },
+            "lb": {
+                "peers": [{ "name": "lb-1", "address": "10.77.0.21" }, { "name": "lb-2", "address": "10.77.0.22" }],
+                "advert_ms": 100, "virtual_router_id": 77, "provided_by": "vip",
+            },
+            "state": "ephemeral",
+            "pki": { "cluster_ca": { "cert": "-----BEGIN CERTIFICATE-----\n" } },
+        });
+        if !pointer.is_empty() {
+            *lb.pointer_mut(pointer).expect("a place") = value;
+        }
+        let config: NodeConfig = serde_json::from_value(lb).expect("the schema");
+        check(&config, &network()).iter().map(|p| format!("{p}\n")).collect()
+    }
+
+    #[test]
+    fn a_load_balancer_is_checked() {
+        assert_eq!(problems("", Value::Null), "");
+        let peer = |i: u32| json!({ "name": format!("lb-{i}"), "address": format!("10.77.0.{}", 20 + i) });
+        let many: Vec<_> = (1..=21).map(peer).collect();
+        let cases = [
+            (
+                "/cluster/endpoint",
+                json!("10.78.0.10:6443"),
+                "the virtual IP 10.78.0.10 is outside every interface's subnet (10.77.0.0/24)",
+            ),
+            ("/cluster/endpoint", json!("10.77.0.21:6443"), "the virtual IP 10.77.0.21 is the address of lb-1"),
+            ("/cluster/endpoint", json!("10.77.0.12:6443"), "the virtual IP 10.77.0.12 is the address of master-2"),
+            ("/cluster/endpoint", json!("api.example:6443"), "a virtual IP is an address"),
+            ("/cluster/endpoint", json!("[fd00::1]:6443"), "are of different families"),
+            ("/cluster/endpoint", Value::Null, "quorate.cluster.endpoint: is missing"),
+            ("/masters", json!({}), "quorate.masters: expected the masters by name and address"),
+            ("/masters", json!({ "a": "10.77.0.11", "b": "10.77.0.11" }), "a and b have the same address 10.77.0.11"),
+            ("/lb", Value::Null, "quorate.lb: is missing"),
+            ("/lb/advert_ms", json!(5), "expected 10 to 40000 in steps of 10, found 5"),
+            ("/lb/advert_ms", json!(125), "in steps of 10, found 125"),
+            ("/lb/virtual_router_id", json!(0), "quorate.lb.virtual_router_id: expected 1 to 255"),
+            ("/lb/virtual_router_id", Value::Null, "quorate.lb.virtual_router_id: expected 1 to 255"),
+            ("/lb/peers/0/address", json!("10.77.0.23"), "lb-1 has 10.77.0.23 there, and 10.77.0.21 in node.address"),
+            (
+                "/lb/peers/1/address",
+                json!("10.77.0.21"),
+                "lb-1 and lb-2 are the same load balancer twice: their priorities would clash",
+            ),
+            ("/lb/peers/0/name", json!("lb-9"), "`lb-1` has the role lb, but is not among them"),
+            ("/lb/peers", json!(many), "21 load balancers: more than 20"),
+            ("/lb/provided_by", json!("external"), "with provided_by: external nobody has one"),
+            ("/roles", json!(["etcd"]), "quorate.lb: stands on a node without `lb`"),
+        ];
+        for (pointer, value, want) in cases {
+            let found = problems(pointer, value.clone());
+            assert!(found.contains(want), "{pointer} = {value}\n{found}-- expected: {want}");
+        }
     }
 }

@@ -24,8 +24,10 @@ pub mod condition {
     pub const FORMED: &str = "formed";
     /// The clock is synchronised, or no longer waited for.
     pub const TIME: &str = "time";
+    /// The interface of the virtual IP stands in keepalived's `link.conf`.
+    pub const LINK: &str = "link";
     /// All conditions.
-    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, TIME];
+    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, TIME, LINK];
 }
 
 /// From an agent to PID 1.
@@ -42,7 +44,21 @@ pub enum FromAgent {
         /// For people.
         text: String,
     },
-    /// A service hangs: restart it.
+    /// Something worth a line of the console that is nothing odd.
+    Tell {
+        /// For people.
+        text: String,
+    },
+    /// The host sends a signal to a service's processes.
+    Signal {
+        /// Which.
+        service: String,
+        /// What.
+        signal: crate::voice::ServiceSignal,
+    },
+    /// The source may have another configuration: look, and take it when its generation is higher.
+    Replan,
+    /// A service hangs: it is ended without a word, and started again.
     Fault {
         /// Which.
         service: String,

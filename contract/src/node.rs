@@ -28,7 +28,7 @@ pub enum Role {
 
 impl Role {
     /// The roles this version of quorate runs; the others are part of the schema already.
-    pub const RUN_BY_THIS_VERSION: &[Self] = &[Self::Etcd];
+    pub const RUN_BY_THIS_VERSION: &[Self] = &[Self::Etcd, Self::Lb];
 
     /// The word in the configuration.
     pub fn word(self) -> &'static str {
@@ -182,12 +182,42 @@ impl Bootstrap {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lb {
-    /// All load balancers; their order is their priority.
+    /// Who brings clients to the load balancers.
+    #[serde(default, skip_serializing_if = "ProvidedBy::is_vip")]
+    pub provided_by: ProvidedBy,
+    /// All load balancers, this one too; their order is their priority. With a virtual IP only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<Peer>,
-    /// VRRP advertisement interval, ms.
+    /// VRRP advertisement interval, ms; 10 to 40,000 in steps of 10 (the protocol's unit).
+    #[serde(default = "advert")]
     pub advert_ms: u32,
-    /// VRRP's virtual router id, 1 to 255.
-    pub virtual_router_id: u8,
+    /// VRRP's virtual router id, 1 to 255; with a virtual IP only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_router_id: Option<u8>,
+}
+
+/// The default of [`Lb::advert_ms`].
+pub const ADVERT_MS: u32 = 100;
+
+fn advert() -> u32 {
+    ADVERT_MS
+}
+
+/// Who brings clients to the load balancers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProvidedBy {
+    /// They do, with a virtual IP that one of them holds (VRRP).
+    #[default]
+    Vip,
+    /// A cloud's load balancer, or DNS.
+    External,
+}
+
+impl ProvidedBy {
+    fn is_vip(&self) -> bool {
+        *self == Self::Vip
+    }
 }
 
 /// A load balancer.
@@ -310,6 +340,23 @@ impl NodeConfig {
     /// The node's name; [`crate::check::check`] guarantees it after the metadata filled it in.
     pub fn name(&self) -> &str {
         self.node.name.as_deref().unwrap_or("")
+    }
+
+    /// Address and port of the endpoint; none where it is a name, or absent.
+    pub fn endpoint_address(&self) -> Option<std::net::SocketAddr> {
+        self.cluster.endpoint.as_deref()?.parse().ok()
+    }
+
+    /// The endpoint's port, or the API's usual one.
+    pub fn endpoint_port(&self) -> u16 {
+        let port = self.cluster.endpoint.as_deref().and_then(|e| e.rsplit_once(':')?.1.parse().ok());
+        port.unwrap_or(crate::ports::API)
+    }
+
+    /// The virtual IP that this node's load balancer holds or waits for.
+    pub fn virtual_ip(&self) -> Option<IpAddr> {
+        self.lb.as_ref().filter(|l| l.provided_by == ProvidedBy::Vip)?;
+        self.endpoint_address().map(|a| a.ip())
     }
 
     /// etcd's settings, or their defaults.

@@ -35,6 +35,8 @@ pub const NODE_JSON: &str = "/run/quorate/node.json";
 pub const NOTIFY: &str = "/run/quorate/notify";
 /// `KEY=VALUE` files that decisions made after the plan travel in, one per service.
 pub const ENV: &str = "/run/quorate/env";
+/// Configuration and sockets of the load balancer: `haproxy.cfg`, `keepalived.conf`, what keepalived tracks.
+pub const LB: &str = "/run/quorate/lb";
 /// Generated configuration: `resolv.conf`, `hosts`, `hostname`, `machine-id`.
 pub const RUN_ETC: &str = "/run/quorate/etc";
 /// The initramfs' facts, kept for the report.

@@ -8,3 +8,9 @@ pub const ETCD_PEER: u16 = 2380;
 pub const ETCD_METRICS: u16 = 2381;
 /// The agent's bootstrap question, TLS with the peer CA on both sides: node address.
 pub const MEMBERSHIP: u16 = 2382;
+/// The agent's word for load balancers, `ready` or `drain`: masters' node address.
+pub const READY: u16 = 2383;
+/// Kubernetes' API: the apiserver on the node address, HAProxy on the virtual IP.
+pub const API: u16 = 6443;
+/// HAProxy's Prometheus endpoint, and `/healthz` for whoever is in front of it: node address.
+pub const LB_METRICS: u16 = 8404;

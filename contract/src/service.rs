@@ -23,6 +23,22 @@ pub struct Service {
     /// Services (ready) or conditions (done) that must be there before it starts.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Services without which it must not run: it is stopped at once when one of them ends, and started only after that one
+    /// is ready again (systemd's `BindsTo=`).
+    #[serde(default)]
+    pub bound_to: Vec<String>,
+    /// A program that is run each time its process has ended, before anything else happens to it; program and arguments.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// The signal that asks it to end.
+    #[serde(default)]
+    pub stop: StopSignal,
+    /// How long that may take, in milliseconds; none = as long as any service's stop.
+    #[serde(default)]
+    pub stop_ms: Option<u64>,
+    /// The signal that makes it read its configuration again; none = it is started anew instead.
+    #[serde(default)]
+    pub reload: Option<ReloadSignal>,
     /// Conditions it brings about: it is stopped after those that need them.
     #[serde(default)]
     pub provides: Vec<String>,
@@ -57,6 +73,27 @@ pub enum Ready {
     Done(Vec<String>),
     /// `READY=1` first, then the conditions.
     NotifyThenDone(Vec<String>),
+}
+
+/// The signal that asks a service to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopSignal {
+    /// SIGTERM.
+    #[default]
+    Term,
+    /// SIGUSR1 (HAProxy: connections may end first).
+    Usr1,
+}
+
+/// The signal that makes a service read its configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadSignal {
+    /// SIGHUP.
+    Hup,
+    /// SIGUSR2 (HAProxy's master process).
+    Usr2,
 }
 
 /// What stopping a service kills.

@@ -17,6 +17,8 @@ pub const ROOT: u32 = 0;
 pub const QUORATE: u32 = 200;
 /// etcd.
 pub const ETCD: u32 = 201;
+/// HAProxy.
+pub const HAPROXY: u32 = 202;
 /// chronyd, after it dropped root (the name Debian's build has compiled in).
 pub const CHRONY: u32 = 203;
 
@@ -25,7 +27,7 @@ pub const USERS: &[User] = &[
     User { name: "root", id: ROOT, home: "/" },
     User { name: "quorate", id: QUORATE, home: "/" },
     User { name: "etcd", id: ETCD, home: "/var/lib/etcd" },
-    User { name: "haproxy", id: 202, home: "/" },
+    User { name: "haproxy", id: HAPROXY, home: "/" },
     User { name: "_chrony", id: CHRONY, home: "/" },
     User { name: "kube-apiserver", id: 205, home: "/" },
     User { name: "kube-controller-manager", id: 206, home: "/" },

@@ -69,10 +69,49 @@ pub enum ToNode {
         /// Of the request.
         id: u32,
     },
+    /// `signal SERVICE kill|term|stop|cont`: to all processes of a service. The host could do so anyway: it owns the memory.
+    Signal {
+        /// Whose.
+        service: String,
+        /// What.
+        signal: ServiceSignal,
+    },
+    /// The source has another configuration: look again.
+    Replan,
     /// End in order, and start again.
     Reboot,
     /// End in order.
     Poweroff,
+}
+
+/// A signal that the host may send to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceSignal {
+    /// SIGKILL: a crash.
+    Kill,
+    /// SIGTERM.
+    Term,
+    /// SIGSTOP: it hangs.
+    Stop,
+    /// SIGCONT.
+    Cont,
+}
+
+impl ServiceSignal {
+    /// All, with their words.
+    pub const ALL: [(&str, Self); 4] =
+        [("kill", Self::Kill), ("term", Self::Term), ("stop", Self::Stop), ("cont", Self::Cont)];
+
+    /// Understands a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(w, _)| *w == word).map(|(_, s)| *s)
+    }
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(w, _)| w)
+    }
 }
 
 impl ToNode {
@@ -83,6 +122,11 @@ impl ToNode {
             ["hello"] => Ok(Self::Hello),
             ["reboot"] => Ok(Self::Reboot),
             ["poweroff"] => Ok(Self::Poweroff),
+            ["replan"] => Ok(Self::Replan),
+            ["signal", service, signal] if is_label(service) => {
+                let signal = ServiceSignal::parse(signal).ok_or("signal SERVICE: expected kill, term, stop or cont")?;
+                Ok(Self::Signal { service: service.into(), signal })
+            }
             ["stop", id] => Ok(Self::Stop { id: id.parse().map_err(|_| "stop: expected a number")? }),
             ["log", id, service, lines, ref rest @ ..] => {
                 let id = id.parse().map_err(|_| "log ID SERVICE N: expected a number")?;
@@ -97,7 +141,7 @@ impl ToNode {
                 let lines = lines.parse::<u32>().map_err(|_| "log ID SERVICE N: expected a number of lines")?;
                 Ok(Self::Log { id, service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
             }
-            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `reboot` or `poweroff`".into()),
+            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `signal SERVICE SIGNAL`, `replan`, `reboot` or `poweroff`".into()),
         }
     }
 }
@@ -108,6 +152,8 @@ impl fmt::Display for ToNode {
             Self::Hello => write!(f, "hello"),
             Self::Reboot => write!(f, "reboot"),
             Self::Poweroff => write!(f, "poweroff"),
+            Self::Replan => write!(f, "replan"),
+            Self::Signal { service, signal } => write!(f, "signal {service} {}", signal.word()),
             Self::Stop { id } => write!(f, "stop {id}"),
             Self::Log { id, service, lines, follow } => {
                 write!(f, "log {id} {service} {lines}{}", if *follow { " follow" } else { "" })
@@ -124,11 +170,22 @@ mod tests {
     #[test]
     fn words() {
         let log = ToNode::Log { id: 7, service: "etcd".into(), lines: 50, follow: true };
-        for word in [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, ToNode::Stop { id: 7 }, log] {
+        let signal = ToNode::Signal { service: "haproxy".into(), signal: ServiceSignal::Stop };
+        let plain = [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, ToNode::Replan, ToNode::Stop { id: 7 }];
+        for word in plain.into_iter().chain([log, signal]) {
             assert_eq!(ToNode::parse(&word.to_string()), Ok(word));
         }
-        for bad in ["", "reboot now", "log", "log 1 ../x 1", "log etcd 1", "log 1 etcd many", "log 1 etcd 1 2", "stop"]
-        {
+        for bad in [
+            "",
+            "reboot now",
+            "log",
+            "log 1 ../x 1",
+            "log etcd 1",
+            "log 1 etcd many",
+            "log 1 etcd 1 2",
+            "stop",
+            "signal etcd hup",
+        ] {
             assert!(ToNode::parse(bad).is_err(), "{bad}");
         }
     }

@@ -8,11 +8,13 @@
 //! |---|---|
 //! | what happens before anything runs in parallel? | `boot/` |
 //! | how does it become known what the node is? | `seek.rs` |
+//! | what happens when its configuration changes? | `replan.rs` |
 //! | what does a role run? | `roles/`, pure |
 //! | who starts, watches and ends programs? | `supervise/`: `step.rs` decides, `run.rs` acts, `spawn.rs` alone spawns and waits |
 //! | what became of the boot? | `report.rs` |
 
 mod boot;
+mod replan;
 mod report;
 mod roles;
 mod seek;

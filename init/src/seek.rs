@@ -39,6 +39,8 @@ pub(crate) struct Node {
     /// Why the state partition cannot be used: no role may start then.
     state_problem: Option<String>,
     seed: Option<NodeSeed>,
+    /// While the source is read again on a node that runs: until when.
+    replanning: Option<u64>,
     /// The last reason for maintenance, so that it is told once.
     told: String,
 }
@@ -80,8 +82,24 @@ impl Node {
             state_mounted,
             state_problem,
             seed: None,
+            replanning: None,
             told: String::new(),
         }
+    }
+
+    /// The seed that counts.
+    pub(crate) fn seed(&self) -> Option<&NodeSeed> {
+        self.seed.as_ref()
+    }
+
+    /// Another seed counts from now on.
+    pub(crate) fn set_seed(&mut self, seed: NodeSeed) {
+        self.seed = Some(seed);
+    }
+
+    /// The source is about to be read again; answers whether it is not being read already.
+    pub(crate) fn begin_replan(&mut self, now: u64) -> bool {
+        self.replanning.replace(now + METADATA_BOUND).is_none()
     }
 
     /// Whether the plan runs.
@@ -97,7 +115,7 @@ impl Node {
                 let patience = self.told.is_empty().then(|| self.patience());
                 [retry, patience].into_iter().flatten().min()
             }
-            Phase::Running => None,
+            Phase::Running => self.replanning,
         }
     }
 
@@ -123,6 +141,13 @@ impl World {
                     crate::supervise::spawn::signal(pid, nix::sys::signal::Signal::SIGKILL);
                 }
                 self.node_mut().phase = Phase::Asking { bound: u64::MAX, again: true };
+            }
+            Phase::Running if node.replanning.is_some_and(|bound| bound <= now) => {
+                if let Some(pid) = self.reaper.pid_of(METADATA) {
+                    crate::supervise::spawn::signal(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+                self.node_mut().replanning = None;
+                self.report.notice("warning", "the source was not read again in time");
             }
             Phase::Waiting { retry: Some(at) } if at <= now => self.ask(),
             Phase::Waiting { .. } if node.told.is_empty() && node.patience() <= now => {
@@ -187,6 +212,11 @@ impl World {
 
     /// The agent ended; when it had answered, the phase has moved on.
     pub(crate) fn metadata_ended(&mut self, how: &str) {
+        if let Some(node) = &mut self.node
+            && node.is_running()
+        {
+            node.replanning = None;
+        }
         let Some(Phase::Asking { .. }) = self.node.as_ref().map(|n| n.phase) else { return };
         if how == "ended" {
             // It closed its channel after the answer, which is handled first: there was none.
@@ -198,6 +228,10 @@ impl World {
 
     /// There is no usable seed.
     pub(crate) fn no_seed(&mut self, why: NoSeed) {
+        if self.node_mut().is_running() {
+            let text = format!("the source was read again, and is not usable: {}", why.problems.join("; "));
+            return self.report.notice("warning", &text);
+        }
         if self.node_mut().kept.is_some() {
             return self.seed_counts(None);
         }
@@ -246,6 +280,9 @@ impl World {
         if !problems.is_empty() {
             let problems = problems.iter().map(ToString::to_string).collect();
             return self.no_seed(NoSeed { probed: vec![seed.source], problems });
+        }
+        if self.node_mut().is_running() {
+            return self.replanned(seed);
         }
         self.seed_counts(Some(seed));
     }
@@ -362,7 +399,7 @@ fn readable_by_agent(path: &Path) -> bool {
 }
 
 /// Carries a plan out: dumb.
-fn execute(plan: &roles::NodePlan, seed: &NodeSeed) -> Result<(), String> {
+pub(crate) fn execute(plan: &roles::NodePlan, seed: &NodeSeed) -> Result<(), String> {
     for d in &plan.directories {
         write::directory(Path::new(&d.path), d.mode, d.owner).map_err(|e| format!("{}: {e}", d.path))?;
     }

@@ -109,7 +109,7 @@ impl Machine {
             "base=utc",
         ]);
         add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initrd)]);
-        add(&["-append", &format!("{}{}", self.cmdline, self.clock.cmdline())]);
+        add(&["-append", &format!("{}{}{}", self.cmdline, self.accel.cmdline(), self.clock.cmdline())]);
         add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         add(&["-chardev", &format!("socket,id=qmp,fd={QMP_FD}"), "-mon", "chardev=qmp,mode=control"]);
         add(&["-device", "virtio-rng-pci"]);
@@ -187,7 +187,8 @@ mod tests {
         };
         let line = m.arguments(Some(Path::new("/s/it's"))).join(" ");
         for want in [
-            "-accel tcg,thread=single -cpu max,-cx16 -smp 1",
+            "-accel tcg,thread=single -cpu max -smp 1",
+            "-append console=ttyS0 clearcpuid=cx16",
             "hostfwd=tcp:127.0.0.1:0-10.77.0.31:2379",
             "serial=ds=nocloud;s=http://10.77.0.1:80/a,,b/",
             r#""filename":"/s/a,b.iso""#,

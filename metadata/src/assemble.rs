@@ -199,7 +199,10 @@ mod tests {
             (
                 files(&good.replace("[etcd]", "[worker]"), None, None),
                 Transport::Medium,
-                &["`worker` is not in this version"],
+                &[
+                    "quorate.members: stands on a node without `etcd` or `master`",
+                    "quorate.pki.etcd_peer_ca: on a node without",
+                ],
             ),
             (
                 files(&good.replace("address: 10.77.0.31}", "address: 10.77.0.9}"), None, Some(NETWORK)),

@@ -46,6 +46,13 @@ pub fn of(members: usize) -> String {
     format!("{nodes}{}\n[lab]{lab}", more.collect::<String>())
 }
 
+/// A cluster that was booted, and is kept for whoever wants it restored.
+#[derive(Debug)]
+pub struct Saved {
+    kept: PathBuf,
+    factor: f64,
+}
+
 impl Cluster {
     /// With this description; nothing runs yet.
     pub fn new(description: &str) -> Self {
@@ -62,20 +69,27 @@ impl Cluster {
     /// Three members that are up: booted once per process, restored for every caller, and then at a smaller factor of
     /// the clock than a boot of all three needs.
     pub fn booted() -> Self {
-        static BOOTED: OnceLock<(PathBuf, f64)> = OnceLock::new();
+        static BOOTED: OnceLock<Saved> = OnceLock::new();
+        Self::restored(&BOOTED, "three", &three(), &[])
+    }
+
+    /// A cluster that is up: booted once per `saved`, restored for every caller.
+    pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str]) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Self::on_turn(&three(), turn);
-        let (first, factor) = BOOTED.get_or_init(|| {
-            cluster.up(&[]);
+        let cluster = Self::on_turn(description, turn);
+        let Saved { kept: first, factor } = saved.get_or_init(|| {
+            cluster.up(up);
             let factor = cluster.clock().factor().min(RESTORED);
             cluster.ok(&["save", "booted"]);
-            cluster.ok(&["kill", "etcd-1", "etcd-2", "etcd-3"]);
+            let nodes = cluster.status().expect("it is up")["nodes"].as_array().cloned().expect("nodes");
+            let on: Vec<&str> = nodes.iter().filter(|n| n["pid"].is_u64()).filter_map(|n| n["name"].as_str()).collect();
+            cluster.ok(&[&["kill"], &on[..]].concat());
             // A value of a static is never dropped, so what is to be shared lies with the build.
-            let kept = checkout().join("target/booted");
+            let kept = checkout().join("target/booted").join(name);
             let _ = std::fs::remove_dir_all(&kept);
             copy(cluster.dir.path(), &kept);
             cluster.end();
-            (kept, factor)
+            Saved { kept, factor }
         });
         for part in ["demo.secrets", "demo.seed"] {
             copy(&first.join(part), &cluster.dir.path().join(part));
@@ -147,6 +161,19 @@ impl Cluster {
     pub fn endpoint(&self, node: &str) -> SocketAddr {
         let status = self.status().expect("it is up");
         status["etcd"][node].as_str().expect("an endpoint").parse().expect("an address")
+    }
+
+    /// Where the API is reached from here, at the virtual IP.
+    pub fn api(&self) -> SocketAddr {
+        self.status().expect("it is up")["api"].as_str().expect("a forward to it").parse().expect("an address")
+    }
+
+    /// Where an address of the lab is reached from here.
+    pub fn forwarded(&self, to: &str) -> SocketAddr {
+        let status = self.status().expect("it is up");
+        let all = status["forwards"].as_array().expect("forwards");
+        let found = all.iter().find(|f| f[1] == to).unwrap_or_else(|| panic!("no forward to {to}"));
+        found[0].as_str().expect("an address").parse().expect("an address")
     }
 
     /// A client of one member.

@@ -3,6 +3,7 @@
 //!
 //! The Makefile builds what they need: the programs below `$QUORATE_BIN` and the image in `out/etcd`.
 
+pub mod balancer;
 pub mod cluster;
 pub mod host_pki;
 pub mod writer;

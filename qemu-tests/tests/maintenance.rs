@@ -23,9 +23,25 @@ fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
 #[test]
 fn a_role_that_the_image_lacks() {
     recovers(
-        |t| t.replace("\"etcd\"\n    ]", "\"worker\"\n    ]"),
-        &["`worker` is not in this version of quorate; it runs etcd"],
+        |t| as_load_balancer(&t),
+        &["the role `lb` is not in this image `etcd` (it carries etcd); hint: boot an image of a profile with `lb`"],
     );
+}
+
+/// The same node as a load balancer: a good seed, for another image.
+fn as_load_balancer(user_data: &str) -> String {
+    let json = user_data.trim_start_matches("#cloud-config\n");
+    let mut seed: serde_json::Value = serde_json::from_str(json).expect("json");
+    let node = seed["quorate"].as_object_mut().expect("a configuration");
+    let ca = node["pki"]["etcd_server_ca"]["cert"].clone();
+    node.remove("members");
+    node.remove("etcd");
+    node["roles"] = serde_json::json!(["lb"]);
+    node["pki"] = serde_json::json!({ "cluster_ca": { "cert": ca } });
+    node["cluster"]["endpoint"] = "api.example:6443".into();
+    node.insert("masters".into(), serde_json::json!({ "master-1": "10.77.0.11" }));
+    node.insert("lb".into(), serde_json::json!({ "provided_by": "external" }));
+    format!("#cloud-config\n{seed}\n")
 }
 
 #[test]

@@ -117,6 +117,8 @@ fn hear(port: File, voice: &Voice, channel: Channel) {
                 followed.stop(id);
                 Ok(())
             }
+            Ok(ToNode::Signal { service, signal }) => channel.say(&FromAgent::Signal { service, signal }),
+            Ok(ToNode::Replan) => channel.say(&FromAgent::Replan),
             Ok(ToNode::Reboot) => shutdown(ShutdownKind::Reboot),
             Ok(ToNode::Poweroff) => shutdown(ShutdownKind::Poweroff),
             Err(why) => {

@@ -140,6 +140,19 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         which: Which,
     },
+    /// Send a signal to all processes of a node's service: what does the cluster make of it?
+    Signal {
+        /// The node
+        node: String,
+        /// The service
+        service: String,
+        /// kill, term, stop (it hangs) or cont (it goes on)
+        #[arg(value_parser = signal)]
+        signal: contract::voice::ServiceSignal,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
     /// Cut nodes off the network, or make their cables bad; `heal` takes it back
     Cut(Cut),
     /// Divide the network: each SET (a,b) hears itself only; nodes in no set hear all
@@ -270,6 +283,9 @@ pub(crate) struct Probe {
     /// A request that takes longer has failed
     #[arg(long, default_value = "500ms", value_name = "MS", value_parser = milliseconds)]
     pub(crate) timeout: f64,
+    /// Ask the API at its virtual IP, over a new connection each time, instead of etcd's members
+    #[arg(long, conflicts_with_all = ["read", "hold", "reconnect"])]
+    pub(crate) api: bool,
     /// Read instead of writing
     #[arg(long)]
     pub(crate) read: bool,
@@ -296,6 +312,10 @@ fn milliseconds(text: &str) -> Result<f64, String> {
     };
     let value = number.trim().parse::<f64>().ok().filter(|v| (0.0..1e9).contains(v)).map(|v| v * times);
     value.ok_or_else(|| format!("expected a time like 20ms or 1.5s, found {text}"))
+}
+
+fn signal(text: &str) -> Result<contract::voice::ServiceSignal, String> {
+    contract::voice::ServiceSignal::parse(text).ok_or_else(|| "expected kill, term, stop or cont".into())
 }
 
 /// `5%` or `0.05`.

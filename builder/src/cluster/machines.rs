@@ -61,16 +61,24 @@ pub(crate) fn plan(spec: &Spec, file: &Path, lab: &Lab) -> Result<(Plan, Accel)>
     Ok((Plan { machines, forwards, gateway: spec.lab.gateway, tftp, seed: spec.lab.seed, clock, dir }, accel))
 }
 
-/// Ports of this machine: those that are named, and a free one for each etcd member.
+/// Ports of this machine: those that are named, and a free one for each etcd member and for the API.
 fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
     let mut all: Vec<_> = spec.lab.forward.iter().map(|f| (f.host, f.to)).collect();
-    for node in spec.nodes.iter().filter(|n| n.roles.contains(&Role::Etcd)) {
-        let to = SocketAddr::new(node.address.addr(), ETCD_CLIENT);
+    let members = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Etcd));
+    let members = members.map(|n| SocketAddr::new(n.address.addr(), ETCD_CLIENT));
+    for to in members.chain(api(spec)) {
         if all.iter().all(|(_, t)| *t != to) {
             all.push((SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), to));
         }
     }
     all
+}
+
+/// Where clients outside the lab find the API: the virtual IP.
+pub(crate) fn api(spec: &Spec) -> Option<SocketAddr> {
+    let port = spec.cluster.port.unwrap_or(contract::ports::API);
+    let has_balancer = spec.nodes.iter().any(|n| n.roles.contains(&Role::Lb));
+    spec.cluster.virtual_ip().filter(|_| has_balancer).map(|ip| SocketAddr::new(ip, port))
 }
 
 /// The machines.
@@ -82,7 +90,7 @@ fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock
         .map(|node| {
             let image = image_of(node, images)?;
             let mut disks = Vec::new();
-            if let State::Disk(_) = node.state.as_ref().context("state")? {
+            if let Some(State::Disk(_)) = &node.state {
                 let path = dir.join(format!("{}.qcow2", node.name));
                 lab::disk::qcow2(&path, state_bytes)?;
                 disks.push(Disk { path, format: "qcow2", serial: "state".into(), read_only: false });

@@ -14,7 +14,7 @@ use crate::keeper::{Request, serve};
 use anyhow::Result;
 
 /// What `cluster new` prints.
-pub(crate) const TEMPLATE: &str = include_str!("../../../examples/etcd.toml");
+pub(crate) const TEMPLATE: &str = include_str!("../../../examples/lb.toml");
 
 /// Dispatches.
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
@@ -50,6 +50,10 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         Command::Reboot { nodes, hard, no_wait, which } => {
             operate::request(which, &Request::Reboot { nodes: nodes.clone(), hard: *hard })?;
             up::wait(which, nodes, *no_wait)
+        }
+        Command::Signal { node, service, signal, which } => {
+            let (node, service) = (node.clone(), service.clone());
+            operate::request(which, &Request::Signal { node, service, signal: *signal })
         }
         Command::Cut(cut) => operate::cut(cut),
         Command::Divide { sets, which } => operate::divide(which, sets),

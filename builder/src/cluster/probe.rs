@@ -1,14 +1,19 @@
-//! `cluster probe`: one client per etcd member, each asking every few milliseconds; answers and gaps in guest time.
+//! `cluster probe`: one client per etcd member, or some of the API's, each asking every few milliseconds; answers and gaps in guest time.
 
 use super::seed::dir_of;
 use crate::cli::Format;
 use crate::cli::cluster::Probe;
 use crate::keeper::client::{status, which};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::clock::Clock;
-use lab::probe::{etcd::Client, run};
+use lab::probe::{api, etcd::Client, run};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// A client's request, given its number.
+type Ask = Box<dyn FnMut(u64) -> Result<()> + Send>;
+/// So many ask the API: while one waits in vain, another may be answered already.
+const API_CLIENTS: usize = 4;
 
 /// A long connection that did not last.
 #[derive(Debug, serde::Serialize)]
@@ -29,25 +34,35 @@ impl Cut {
 pub(crate) fn probe(args: &Probe) -> Result<()> {
     let (file, spec) = which(args.which.file.as_deref())?;
     let status = status(&spec.cluster.name)?;
-    ensure!(!status.etcd.is_empty(), "no etcd member can be reached from here; hint: lab.gateway = true");
     let clock = Clock::new(status.dilation)?;
     let seeds = dir_of(&spec, &file, "seed");
     let guest = |ms: f64| Duration::from_secs_f64(ms / 1000.0);
     let stop = AtomicBool::new(false);
-    let mut clients = Vec::new();
-    for (node, to) in &status.etcd {
+    let mut clients: Vec<Ask> = Vec::new();
+    if args.api {
+        let to =
+            status.api.context("the API has no virtual IP that can be reached from here; hint: lab.gateway = true")?;
+        let client = api::Client::new(to, &seeds, guest(args.timeout), clock)?;
+        for _ in 0..API_CLIENTS {
+            let client = client.clone();
+            clients.push(Box::new(move |_| client.get("/readyz").map(|_| ())));
+        }
+    } else {
+        ensure!(!status.etcd.is_empty(), "no etcd member can be reached from here; hint: lab.gateway = true");
+    }
+    for (node, to) in status.etcd.iter().filter(|_| !args.api) {
         let connect = {
             let (to, seeds, timeout) = (*to, seeds.clone(), guest(args.timeout));
             move || Client::new(to, &seeds, clock).map(|c| c.patient(timeout, clock))
         };
         let mut client = connect()?;
         let (key, read, reconnect) = (format!("quorate/probe/{node}"), args.read, args.reconnect);
-        clients.push(move |number: u64| {
+        clients.push(Box::new(move |number| {
             if reconnect {
                 client = connect()?;
             }
             if read { client.get(&key).map(|_| ()) } else { client.put(&key, &number.to_string()) }
-        });
+        }));
     }
     let (record, cuts) = std::thread::scope(|scope| {
         let held: Vec<_> = status

@@ -15,9 +15,16 @@ const BACKDATED: Duration = Duration::days(1);
 /// The admin's certificate.
 const ADMIN_LIFE: Duration = Duration::days(365);
 
-/// etcd's three CAs: a stolen client cannot pose as a server, a stolen server not as a member.
-const AUTHORITIES: [(&str, &str); 3] =
-    [("etcd-peer-ca", "etcd-peer-ca"), ("etcd-server-ca", "etcd-server-ca"), ("etcd-client-ca", "etcd-client-ca")];
+/// The CAs: file and common name. etcd has three: a stolen client cannot pose as a server, a stolen server not as a member.
+const AUTHORITIES: [(&str, &str); 5] = [
+    ("cluster-ca", "kubernetes"),
+    ("front-proxy-ca", "front-proxy-ca"),
+    ("etcd-peer-ca", "etcd-peer-ca"),
+    ("etcd-server-ca", "etcd-server-ca"),
+    ("etcd-client-ca", "etcd-client-ca"),
+];
+/// Signs service-account tokens.
+const SERVICE_ACCOUNT: &str = "service-account.key";
 
 /// The secrets of a cluster.
 #[derive(Debug)]
@@ -59,6 +66,11 @@ impl Secrets {
                 keep(&cert, &made.cert)?;
             }
         }
+        let service_account = dir.join(SERVICE_ACCOUNT);
+        if !service_account.exists() {
+            let key = KeyPair::generate().context("making the service-account key")?;
+            keep(&service_account, &key.serialize_pem())?;
+        }
         let id = read(&id_path)?.trim().to_owned();
         Ok(Self { id, dir: dir.into() })
     }
@@ -67,6 +79,11 @@ impl Secrets {
     pub(crate) fn authority(&self, name: &str) -> Result<Authority> {
         let path = |ending: &str| self.dir.join(format!("{name}.{ending}"));
         Ok(Authority { cert: read(&path("crt"))?, key: read(&path("key"))? })
+    }
+
+    /// The key that signs service-account tokens, PEM.
+    pub(crate) fn service_account(&self) -> Result<String> {
+        read(&self.dir.join(SERVICE_ACCOUNT))
     }
 
     /// A client certificate for the operator, of the etcd client CA: PEM certificate and key.

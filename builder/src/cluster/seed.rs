@@ -7,7 +7,7 @@ use crate::format::iso9660;
 use crate::place::Refused;
 use crate::store::{write_whole, write_whole_mode};
 use anyhow::{Context, Result};
-use contract::node::{self, Ca, NodeConfig, Pki, Role, State};
+use contract::node::{self, Ca, NodeConfig, Pki, ProvidedBy, Role, State};
 use metadata::assemble::{Files, Transport, assemble};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -69,6 +69,7 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
     let admin = secrets.etcd_admin()?;
     keep(&dir.join("etcd-admin.key"), &admin.key)?;
     keep(&dir.join("etcd-admin.crt"), &admin.cert)?;
+    write_whole(&dir.join("cluster-ca.crt"), secrets.authority("cluster-ca")?.cert.as_bytes())?;
     write_whole(&dir.join("etcd-server-ca.crt"), secrets.authority("etcd-server-ca")?.cert.as_bytes())?;
     write_whole(&dir.join(MADE_FROM), digest_of(file)?.as_bytes())?;
     write_whole(&dir.join("generation"), format!("{generation}\n").as_bytes())?;
@@ -125,6 +126,18 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         pki.etcd_server_ca = ca("etcd-server-ca", true)?;
         pki.etcd_client_ca = ca("etcd-client-ca", false)?;
     }
+    let is_master = node.roles.contains(&Role::Master);
+    if is_master {
+        pki.cluster_ca = ca("cluster-ca", true)?;
+        pki.front_proxy_ca = ca("front-proxy-ca", true)?;
+        pki.service_account = Some(node::KeyPair { key: secrets.service_account()? });
+        pki.etcd_server_ca = ca("etcd-server-ca", is_member)?;
+        pki.etcd_client_ca = ca("etcd-client-ca", true)?;
+    }
+    let is_balancer = node.roles.contains(&Role::Lb);
+    if is_balancer && !is_master {
+        pki.cluster_ca = ca("cluster-ca", false)?;
+    }
     let c = &spec.cluster;
     Ok(NodeConfig {
         version: 1,
@@ -134,22 +147,42 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         cluster: node::Cluster {
             name: c.name.clone(),
             id: secrets.id.clone(),
-            endpoint: c.endpoint.as_ref().map(|e| format!("{e}:{}", c.port.unwrap_or(6443))),
+            endpoint: c.endpoint(),
             sans: c.sans.clone(),
             pod_subnet: c.pod_subnet,
             service_subnet: c.service_subnet,
             dns_domain: c.dns_domain.clone(),
             cni: c.cni,
         },
-        members: if is_member { with(Role::Etcd) } else { BTreeMap::new() },
-        masters: BTreeMap::new(),
+        members: if is_member || is_master { with(Role::Etcd) } else { BTreeMap::new() },
+        masters: if is_master || is_balancer { with(Role::Master) } else { BTreeMap::new() },
         etcd: is_member.then(|| spec.etcd.clone()),
-        lb: None,
+        lb: is_balancer.then(|| lb(spec, &secrets.id)),
         state: node.state.clone().unwrap_or(State::Ephemeral(node::Ephemeral::Ephemeral)),
         kubernetes: None,
         pki,
         ntp: spec.network.ntp.clone(),
     })
+}
+
+/// The load balancers, in the order of cluster.toml: which is their priority.
+fn lb(spec: &Spec, id: &str) -> node::Lb {
+    let provided_by = spec.cluster.provided_by;
+    let advert_ms = spec.lb.advert_ms;
+    match provided_by {
+        ProvidedBy::External => node::Lb { provided_by, peers: Vec::new(), advert_ms, virtual_router_id: None },
+        ProvidedBy::Vip => {
+            let peers = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Lb));
+            let peers = peers.map(|n| node::Peer { name: n.name.clone(), address: n.address.addr() }).collect();
+            let router = spec.lb.virtual_router_id.unwrap_or_else(|| default_router_id(id));
+            node::Lb { provided_by, peers, advert_ms, virtual_router_id: Some(router) }
+        }
+    }
+}
+
+/// 1 to 255, so that two clusters in one network seldom have the same one.
+fn default_router_id(id: &str) -> u8 {
+    u8::try_from(u64::from_str_radix(id, 16).unwrap_or_default() % 255).unwrap_or_default() + 1
 }
 
 fn network_config(spec: &Spec, node: &Node) -> Result<String> {

@@ -3,7 +3,7 @@
 use crate::place::{Misplaced, Refused};
 use anyhow::{Context, Result};
 use contract::check::is_label;
-use contract::node::{Etcd, Role, State};
+use contract::node::{ADVERT_MS, Etcd, ProvidedBy, Role, State};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ struct Written {
     #[serde(default)]
     etcd: WrittenEtcd,
     #[serde(default)]
-    lb: Option<toml::Table>,
+    lb: WrittenLb,
     #[serde(default)]
     node: Vec<Spanned<Node>>,
     #[serde(default)]
@@ -35,7 +35,8 @@ struct Written {
 pub(crate) struct Cluster {
     pub(crate) name: String,
     pub(crate) endpoint: Option<String>,
-    pub(crate) provided_by: Option<String>,
+    #[serde(default)]
+    pub(crate) provided_by: ProvidedBy,
     pub(crate) port: Option<u16>,
     #[serde(default)]
     pub(crate) sans: Vec<String>,
@@ -43,6 +44,25 @@ pub(crate) struct Cluster {
     pub(crate) service_subnet: Option<IpNet>,
     pub(crate) dns_domain: Option<String>,
     pub(crate) cni: Option<contract::node::Cni>,
+}
+
+impl Cluster {
+    /// `host:port` that clients use.
+    pub(crate) fn endpoint(&self) -> Option<String> {
+        let (host, port) = (self.endpoint.as_ref()?, self.port.unwrap_or(contract::ports::API));
+        Some(match host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, port).to_string(),
+            Err(_) => format!("{host}:{port}"),
+        })
+    }
+
+    /// The virtual IP, where there is to be one.
+    pub(crate) fn virtual_ip(&self) -> Option<IpAddr> {
+        match self.provided_by {
+            ProvidedBy::Vip => self.endpoint.as_deref()?.parse().ok(),
+            ProvidedBy::External => None,
+        }
+    }
 }
 
 /// `[network]`.
@@ -66,6 +86,27 @@ impl Default for WrittenEtcd {
     fn default() -> Self {
         Self { heartbeat: "50ms".into(), election: "500ms".into(), quota: "4GiB".into() }
     }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenLb {
+    advert: String,
+    virtual_router_id: Option<u8>,
+}
+
+impl Default for WrittenLb {
+    fn default() -> Self {
+        Self { advert: format!("{ADVERT_MS}ms"), virtual_router_id: None }
+    }
+}
+
+/// `[lb]`, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Balancer {
+    pub(crate) advert_ms: u32,
+    /// None = from the cluster's id.
+    pub(crate) virtual_router_id: Option<u8>,
 }
 
 /// `[[node]]`.
@@ -147,6 +188,7 @@ pub(crate) struct Spec {
     pub(crate) cluster: Cluster,
     pub(crate) network: Network,
     pub(crate) etcd: Etcd,
+    pub(crate) lb: Balancer,
     pub(crate) nodes: Vec<Node>,
     pub(crate) lab: Lab,
     pub(crate) warnings: Vec<String>,
@@ -178,9 +220,13 @@ fn parse(path: &Path, text: &str) -> Result<Spec> {
             Etcd::default()
         }
     };
-    if let Some(p) = written.cluster.provided_by.as_deref().filter(|p| !["vip", "external"].contains(p)) {
-        at(place(p), format!("cluster.provided_by: expected `vip` or `external`, found `{p}`"));
-    }
+    let lb = match lb(&written.lb) {
+        Ok(lb) => lb,
+        Err((value, e)) => {
+            at(place(&value), e);
+            Balancer { advert_ms: ADVERT_MS, virtual_router_id: None }
+        }
+    };
     for (offset, message) in placement(&written) {
         at(offset, message);
     }
@@ -190,14 +236,26 @@ fn parse(path: &Path, text: &str) -> Result<Spec> {
     let nodes: Vec<Node> = written.node.into_iter().map(Spanned::into_inner).collect();
     let members = nodes.iter().filter(|n| n.roles.contains(&Role::Etcd)).count();
     let mut warnings = Vec::new();
-    if members % 2 == 0 {
+    if members > 0 && members % 2 == 0 {
         warnings.push(format!(
             "{members} etcd members survive no more failures than {}: an odd number is better",
             members - 1
         ));
     }
-    Ok(Spec { cluster: written.cluster, network: written.network, etcd, nodes, lab: written.lab, warnings })
+    let balancers = nodes.iter().filter(|n| n.roles.contains(&Role::Lb)).count();
+    if balancers == 1 && written.cluster.provided_by == ProvidedBy::Vip {
+        warnings.push("one load balancer: the virtual IP goes with it; two survive the loss of one".into());
+    }
+    if balancers > 0 && lb.advert_ms < ADVERT_WARNING_MS {
+        warnings.push(format!(
+            "lb.advert: below {ADVERT_WARNING_MS}ms a pause of a load balancer's host is taken for its loss"
+        ));
+    }
+    Ok(Spec { cluster: written.cluster, network: written.network, etcd, lb, nodes, lab: written.lab, warnings })
 }
+
+/// Advertisements this fast are for hosts that never pause.
+const ADVERT_WARNING_MS: u32 = 50;
 
 fn placement(w: &Written) -> Vec<(usize, String)> {
     let mut problems = Vec::new();
@@ -228,38 +286,76 @@ fn placement(w: &Written) -> Vec<(usize, String)> {
         if node.roles.is_empty() {
             say("has no role; expected at least one of master, etcd, lb, worker".into());
         }
-        if let Some(role) = node.roles.iter().find(|r| !Role::RUN_BY_THIS_VERSION.contains(r)) {
-            say(format!("the role `{role}` is not in this version of quorate; it runs etcd"));
+        // An image of one's own may carry a role that this version has no profile for.
+        if let Some(role) = node.roles.iter().find(|r| !Role::RUN_BY_THIS_VERSION.contains(r))
+            && node.image.is_none()
+        {
+            let words: Vec<_> = Role::RUN_BY_THIS_VERSION.iter().map(|r| r.word()).collect();
+            say(format!("the role `{role}` is not in this version of quorate; it runs {}", words.join(", ")));
         }
         if node.roles.contains(&Role::Etcd) && node.state.is_none() {
             say("has `etcd` but no `state`: name a disk, or write state = \"ephemeral\"".into());
         }
-        if let Some(vip) = w.cluster.endpoint.as_deref().and_then(|e| e.parse::<IpAddr>().ok())
-            && w.cluster.provided_by.as_deref() != Some("external")
-        {
+        if let Some(vip) = w.cluster.virtual_ip() {
             if vip == node.address.addr() {
-                say(format!("has the address {vip} of the endpoint"));
-            } else if node.roles.contains(&Role::Lb) && !node.address.contains(&vip) {
+                say(format!("has the address {vip} of the endpoint: nobody else may have a virtual IP"));
+            } else if node.roles.contains(&Role::Lb) && node.network.is_none() && !node.address.contains(&vip) {
                 say(format!("the virtual IP {vip} is outside its subnet {}", node.address.trunc()));
             }
         }
     }
-    if !w.node.iter().any(|n| n.get_ref().roles.contains(&Role::Etcd)) {
-        problems.push((0, "no node has the role etcd: a cluster needs at least one member".into()));
+    let with = |role| w.node.iter().find(|n| n.get_ref().roles.contains(&role)).map(|n| n.span().start);
+    if let Some(at) = with(Role::Lb) {
+        if with(Role::Master).is_none() {
+            problems.push((
+                at,
+                "there is a load balancer, but no node has the role master: nobody to send clients to".into(),
+            ));
+        }
+        match (&w.cluster.endpoint, w.cluster.provided_by) {
+            (None, _) => {
+                problems.push((at, "there is a load balancer, but no cluster.endpoint: its virtual IP".into()));
+            }
+            (Some(e), ProvidedBy::Vip) if e.parse::<IpAddr>().is_err() => {
+                let text = format!(
+                    "cluster.endpoint: `{e}` is no address, and a virtual IP is one; hint: provided_by = \"external\""
+                );
+                problems.push((at, text));
+            }
+            _ => {}
+        }
     }
-    if w.lb.is_some() {
-        problems.push((0, "[lb]: load balancers are not in this version of quorate".into()));
+    // Load balancers may stand in front of masters that are not ours to run; whoever keeps data needs a member.
+    if with(Role::Etcd).is_none() && with(Role::Lb).is_none() {
+        problems.push((0, "no node has the role etcd: a cluster needs at least one member".into()));
     }
     problems
 }
 
-fn etcd(w: &WrittenEtcd) -> Result<Etcd, (String, String)> {
-    let ms = |key: &str, text: &str| {
-        let n = text.strip_suffix("ms").and_then(|n| n.trim().parse().ok());
-        let n = n.or_else(|| text.strip_suffix('s').and_then(|n| n.trim().parse::<u32>().ok()?.checked_mul(1000)));
-        n.ok_or_else(|| (text.to_owned(), format!("etcd.{key}: expected a time like \"50ms\", found `{text}`")))
-    };
-    let (heartbeat_ms, election_ms) = (ms("heartbeat", &w.heartbeat)?, ms("election", &w.election)?);
+/// The value that is wrong, and why.
+type Wrong = (String, String);
+
+fn milliseconds(key: &str, text: &str) -> Result<u32, Wrong> {
+    let n = text.strip_suffix("ms").and_then(|n| n.trim().parse().ok());
+    let n = n.or_else(|| text.strip_suffix('s').and_then(|n| n.trim().parse::<u32>().ok()?.checked_mul(1000)));
+    n.ok_or_else(|| (text.to_owned(), format!("{key}: expected a time like \"50ms\", found `{text}`")))
+}
+
+fn lb(w: &WrittenLb) -> Result<Balancer, Wrong> {
+    let advert_ms = milliseconds("lb.advert", &w.advert)?;
+    if !(10..=40_000).contains(&advert_ms) || advert_ms % 10 != 0 {
+        let text = format!("lb.advert: expected 10ms to 40s in steps of 10ms, found `{}`", w.advert);
+        return Err((w.advert.clone(), text));
+    }
+    if w.virtual_router_id == Some(0) {
+        return Err(("virtual_router_id".into(), "lb.virtual_router_id: expected 1 to 255, found 0".into()));
+    }
+    Ok(Balancer { advert_ms, virtual_router_id: w.virtual_router_id })
+}
+
+fn etcd(w: &WrittenEtcd) -> Result<Etcd, Wrong> {
+    let heartbeat_ms = milliseconds("etcd.heartbeat", &w.heartbeat)?;
+    let election_ms = milliseconds("etcd.election", &w.election)?;
     if u64::from(election_ms) < 10 * u64::from(heartbeat_ms) {
         return Err((
             w.election.clone(),
@@ -295,8 +391,54 @@ mod tests {
     #[test]
     fn the_template_is_good() {
         let spec = parse(Path::new("t"), crate::cluster::TEMPLATE).expect("good");
-        assert!(spec.warnings.is_empty() && spec.nodes.len() == 3 && spec.lab.gateway);
+        assert!(spec.warnings.is_empty() && spec.nodes.len() == 8 && spec.lab.gateway);
         assert_eq!(spec.etcd.quota_bytes, 4 << 30);
+    }
+
+    #[test]
+    fn load_balancers_are_checked_with_their_place() {
+        let t = crate::cluster::TEMPLATE;
+        let cases = [
+            (
+                t.replace("endpoint = \"10.77.0.10\"", "endpoint = \"10.78.0.10\""),
+                "node lb-1: the virtual IP 10.78.0.10 is outside its subnet 10.77.0.0/24",
+            ),
+            (
+                t.replace("endpoint = \"10.77.0.10\"", "endpoint = \"10.77.0.21\""),
+                "node lb-1: has the address 10.77.0.21 of the endpoint",
+            ),
+            (
+                t.replace("endpoint = \"10.77.0.10\"", "endpoint = \"api.example\""),
+                "`api.example` is no address, and a virtual IP is one; hint: provided_by = \"external\"",
+            ),
+            (t.replace("endpoint = \"10.77.0.10\"", ""), "no cluster.endpoint"),
+            (
+                t.replace("roles = [\"master\"]", "roles = [\"etcd\"]\nstate = \"ephemeral\""),
+                "no node has the role master: nobody to send clients to",
+            ),
+            (
+                t.replace("image = \"standin\"", ""),
+                "the role `master` is not in this version of quorate; it runs etcd, lb",
+            ),
+            (
+                t.replace("advert = \"100ms\"", "advert = \"5ms\""),
+                "lb.advert: expected 10ms to 40s in steps of 10ms, found `5ms`",
+            ),
+            (
+                t.replace("# virtual_router_id = 77 ", "virtual_router_id = 0 "),
+                "lb.virtual_router_id: expected 1 to 255, found 0",
+            ),
+            (t.replace("# virtual_router_id = 77 ", "virtual_router_id = 256 "), "expected u8"),
+        ];
+        for (text, want) in cases {
+            let found = problems(&text);
+            assert!(found.contains(want) && found.contains("cluster.toml:"), "{found}\n-- expected: {want}");
+        }
+        let alone = t
+            .replace("name = \"lb-2\"\nroles = [\"lb\"]", "name = \"lb-2\"\nroles = [\"etcd\"]\nstate = \"ephemeral\"");
+        let alone = parse(Path::new("t"), &alone.replace("\"100ms\"", "\"20ms\"")).expect("good");
+        assert!(alone.warnings.iter().any(|w| w.contains("one load balancer")), "{:?}", alone.warnings);
+        assert!(alone.warnings.iter().any(|w| w.contains("below 50ms")), "{:?}", alone.warnings);
     }
 
     #[test]

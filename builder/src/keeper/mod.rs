@@ -13,6 +13,7 @@ pub(crate) mod serve;
 pub(crate) mod state;
 mod stream;
 
+use contract::voice::ServiceSignal;
 use lab::cluster::Event;
 use lab::switch::{Counters, Faults};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub(crate) enum Request {
     Start { nodes: Vec<String> },
     /// Start again, in order or not.
     Reboot { nodes: Vec<String>, hard: bool },
+    /// A signal for a service's processes.
+    Signal { node: String, service: String, signal: ServiceSignal },
     /// Faults of cables.
     Impair { nodes: Vec<String>, from: Faults, to: Faults },
     /// Sets that hear themselves only.
@@ -99,6 +102,8 @@ pub(crate) struct Status {
     pub(crate) forwards: Vec<(SocketAddr, SocketAddr)>,
     /// etcd's members by node, as this machine reaches them.
     pub(crate) etcd: BTreeMap<String, SocketAddr>,
+    /// The API at its virtual IP, as this machine reaches it.
+    pub(crate) api: Option<SocketAddr>,
     /// What passed the switch's ports.
     pub(crate) switch: BTreeMap<String, Counters>,
 }

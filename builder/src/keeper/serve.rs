@@ -11,6 +11,7 @@ use crate::cluster::spec::{self, Spec};
 use anyhow::{Context, Result};
 use contract::node::Role;
 use contract::ports::ETCD_CLIENT;
+use contract::voice::ToNode;
 use lab::accel::Accel;
 use lab::cluster::Cluster;
 use std::io::{BufRead, BufReader, Read};
@@ -155,6 +156,11 @@ impl Keeper {
             Request::Start { nodes } => nodes.iter().try_for_each(|n| c.boot(n)),
             Request::Reboot { nodes, hard: true } => nodes.iter().try_for_each(|n| c.reset(n)),
             Request::Reboot { nodes, hard: false } => nodes.iter().try_for_each(|n| c.reboot(n)),
+            Request::Signal { node, service, signal } => {
+                c.vm(&node)?.voice.say(&ToNode::Signal { service: service.clone(), signal })?;
+                c.note(&node, &format!("{} for {service}", signal.word()));
+                Ok(())
+            }
             Request::Impair { nodes, from, to } => c.impair(&nodes, &from, &to),
             Request::Divide { sets } => c.divide(&sets),
             Request::Heal => {
@@ -214,6 +220,7 @@ impl Keeper {
             .filter(|n| n.roles.contains(&Role::Etcd))
             .filter_map(|n| Some((n.name.clone(), here(SocketAddr::new(n.address.addr(), ETCD_CLIENT))?)));
         let etcd = etcd.collect();
+        let api = machines::api(&self.spec).and_then(here);
         let cluster = &mut self.cluster;
         let nodes = self.spec.nodes.iter().map(|n| node_status(cluster, n, &state_dir(&self.spec.cluster.name)));
         Status {
@@ -226,6 +233,7 @@ impl Keeper {
             keeper_pid: std::process::id(),
             forwards,
             etcd,
+            api,
             switch: self.cluster.switch().counters(),
         }
     }

@@ -2,6 +2,7 @@
 //! topology's name: roles are placed, that is all.
 
 mod etcd;
+mod lb;
 
 use contract::node::Role;
 use contract::paths;
@@ -56,6 +57,11 @@ fn agent(verb: &str) -> Service {
         env: Default::default(),
         environment_from: None,
         needs: vec![],
+        bound_to: vec![],
+        after: vec![],
+        stop: Default::default(),
+        stop_ms: None,
+        reload: None,
         provides: vec![],
         ready: Ready::Started,
         kills: Kills::Cgroup,
@@ -89,7 +95,7 @@ pub(crate) fn network() -> Service {
 
 /// The plan of a node.
 pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
-    use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI, TIME};
+    use contract::control::condition::{ADDRESS, FORMED, LINK, MEMBER, PKI, TIME};
     let config = &seed.node;
     let mut plan = NodePlan {
         directories: vec![
@@ -117,13 +123,14 @@ pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
     }
     plan.services.push(Service {
         needs: owned(&[ADDRESS]),
-        provides: owned(&[PKI, MEMBER, FORMED, TIME]),
+        provides: owned(&[PKI, MEMBER, FORMED, TIME, LINK]),
         ready: Ready::Done(done),
         ..agent("node")
     });
     for role in &config.roles {
         match role {
             Role::Etcd => etcd::add(config, &mut plan),
+            Role::Lb => lb::add(config, &mut plan)?,
             // The validator has refused it already; this is what stands if somebody forgets.
             other => return Err(format!("`{other}` is not in this version of quorate")),
         }

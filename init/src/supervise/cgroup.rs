@@ -50,6 +50,12 @@ impl Group {
         self.0.as_ref().is_some_and(|d| fs::write(d.join("cgroup.kill"), "1").is_ok())
     }
 
+    /// The processes in it.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let text = self.0.as_ref().and_then(|d| fs::read_to_string(d.join("cgroup.procs")).ok()).unwrap_or_default();
+        text.lines().filter_map(|l| l.parse().ok()).collect()
+    }
+
     /// `cgroup.events`, which reports POLLPRI when the group becomes empty.
     pub(crate) fn events(&self) -> Option<File> {
         File::open(self.0.as_ref()?.join("cgroup.events")).ok()

@@ -11,7 +11,8 @@ use crate::boot::clock::boottime_ms;
 use crate::boot::log;
 use crate::report::Report;
 use contract::control::{FromAgent, ShutdownKind, ToAgent};
-use contract::service::{Kills, Service};
+use contract::service::{Kills, ReloadSignal, Service, StopSignal};
+use contract::voice::ServiceSignal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -246,14 +247,20 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Spawn { service } => self.spawn_named(&service),
+            Action::After { service } => self.spawn_after(&service),
             Action::Terminate { service } => {
                 if let Some(pid) = self.reaper.pid_of(&service) {
-                    signal(pid, Signal::SIGTERM);
+                    signal(pid, self.stop_signal(&service));
                     // A stopped process hears nothing until it goes on.
                     signal(pid, Signal::SIGCONT);
                 }
             }
             Action::Kill { service, whole } => self.kill(&service, whole),
+            Action::Reload { service } => {
+                if let (Some(pid), Some(wanted)) = (self.reaper.pid_of(&service), self.reload_signal(&service)) {
+                    signal(pid, wanted);
+                }
+            }
             Action::Ready { service, after } => {
                 log::say(&format!("{service} ready ({after} ms)"));
                 self.report.ready(&service);
@@ -265,6 +272,10 @@ impl World {
                 tail.iter().for_each(|line| log::say(&format!("  {service} | {line}")));
                 self.report.failed(&service, &format!("{why}: {}", tail.join("\n")));
                 self.tell_agents(&service, false);
+            }
+            Action::Distrusts { service, other, good } => {
+                let text = format!("{service} waits until {other}, which keeps failing, has run for {} s", good / 1000);
+                self.report.notice("warning", &text);
             }
             Action::AllReady => {
                 if self.node.as_ref().is_none_or(crate::seek::Node::is_running) {
@@ -286,6 +297,38 @@ impl World {
         let services = self.running.keys().filter_map(|n| Some(format!("{n} {} kB", pss(self.reaper.pid_of(n)?)?)));
         let all: Vec<String> = own.into_iter().chain(services).collect();
         log::debug(&format!("memory {}", all.join(", ")));
+    }
+
+    fn stop_signal(&self, service: &str) -> Signal {
+        let entry = self.supervisor.entries.iter().find(|e| e.service.name == service);
+        match entry.map(|e| e.service.stop) {
+            Some(StopSignal::Usr1) => Signal::SIGUSR1,
+            Some(StopSignal::Term) | None => Signal::SIGTERM,
+        }
+    }
+
+    fn reload_signal(&self, service: &str) -> Option<Signal> {
+        let entry = self.supervisor.entries.iter().find(|e| e.service.name == service)?;
+        entry.service.reload.map(|r| match r {
+            ReloadSignal::Hup => Signal::SIGHUP,
+            ReloadSignal::Usr2 => Signal::SIGUSR2,
+        })
+    }
+
+    /// The host's signal to every process of a service.
+    fn signal_all(&mut self, service: &str, wanted: ServiceSignal) {
+        let Some(handles) = self.running.get(service) else {
+            return self.report.notice("warning", &format!("the host has a signal for {service}, which does not run"));
+        };
+        let wanted = match wanted {
+            ServiceSignal::Kill => Signal::SIGKILL,
+            ServiceSignal::Term => Signal::SIGTERM,
+            ServiceSignal::Stop => Signal::SIGSTOP,
+            ServiceSignal::Cont => Signal::SIGCONT,
+        };
+        log::say(&format!("the host sends {wanted} to {service}"));
+        let pids = handles.group.pids();
+        pids.into_iter().chain(self.reaper.pid_of(service)).for_each(|pid| signal(pid, wanted));
     }
 
     fn kill(&mut self, service: &str, whole: bool) {
@@ -322,8 +365,30 @@ impl World {
         }
     }
 
+    /// Starts the program that follows a service's end.
+    fn spawn_after(&mut self, name: &str) {
+        let Some(entry) = self.supervisor.entries.iter().find(|e| e.service.name == name) else { return };
+        let service = Service {
+            command: entry.service.after.clone(),
+            user: contract::users::ROOT,
+            agent: false,
+            environment_from: None,
+            ..entry.service.clone()
+        };
+        if let Err(why) = self.spawn_process(&service) {
+            self.events.push_back(Event::SpawnFailed { service: name.into(), why });
+        }
+    }
+
     /// Starts a service's process with all that belongs to it.
     pub(crate) fn spawn(&mut self, service: &Service) -> Result<(), String> {
+        self.spawn_process(service)?;
+        self.report.started(&service.name);
+        self.greet(&service.name);
+        Ok(())
+    }
+
+    fn spawn_process(&mut self, service: &Service) -> Result<(), String> {
         let io_error = |what: &str| {
             let what = what.to_owned();
             move |e: std::io::Error| format!("{what}: {e}")
@@ -348,10 +413,8 @@ impl World {
         };
         let io = Io { stdin, output: writer, channel: theirs };
         self.reaper.spawn(service, &env, io, &group).map_err(io_error(&service.command[0]))?;
-        self.report.started(&service.name);
         let handles = Handles { output: Output::new(reader), channel, group };
         self.running.insert(service.name.clone(), handles);
-        self.greet(&service.name);
         Ok(())
     }
 
@@ -404,6 +467,9 @@ impl World {
         match message {
             FromAgent::Done { condition } => self.events.push_back(Event::Done { condition }),
             FromAgent::Notice { text } => self.report.notice("warning", &format!("{name}: {text}")),
+            FromAgent::Tell { text } => log::say(&format!("{name}: {text}")),
+            FromAgent::Signal { service, signal } => self.signal_all(&service, signal),
+            FromAgent::Replan => self.replan(),
             FromAgent::Fault { service, why } => self.events.push_back(Event::Fault { service, why }),
             FromAgent::Shutdown { kind, why } => self.shut_down(kind, &why),
             FromAgent::Module { modalias } => self.load_module(&modalias),
@@ -427,7 +493,8 @@ const NODE_AGENT: &str = "node";
 /// Who may say what: an agent that parses foreign bytes must not be able to end the machine.
 fn may_say(name: &str, message: &FromAgent) -> bool {
     match message {
-        FromAgent::Notice { .. } => true,
+        FromAgent::Notice { .. } | FromAgent::Tell { .. } => true,
+        FromAgent::Signal { .. } | FromAgent::Replan => name == "devices",
         FromAgent::Seed { .. } | FromAgent::NoSeed { .. } => name == "metadata",
         FromAgent::Module { .. } | FromAgent::Media { .. } => name == "devices",
         FromAgent::Shutdown { .. } => name == "devices" || name == NODE_AGENT,

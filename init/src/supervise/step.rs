@@ -1,9 +1,13 @@
 //! What happens next to each service: a pure state machine.
 //!
 //! ```text
-//! Waiting ──needs met──> Running ──exit──> Clearing ──cgroup empty──> Backoff ──time──> Waiting
-//!                           └──stop──> Stopping ──exit, or deadline and kill──> Clearing ──> Down
+//! Waiting ──needs met──> Running ──exit──> Clearing ──cgroup empty──> [After] ──> Backoff ──time──> Waiting
+//!                           └──stop──> Stopping ──exit, or deadline and kill──> Clearing ──> [After] ──> Down
 //! ```
+//! `After` is there only where a service has a program to run each time it ended. A service that is bound to another one is
+//! stopped when that one ends, and waits until it is ready again; when the other one keeps failing it waits until that has
+//! run for [`GOOD`]: what flaps is not to be relied on.
+//!
 //! Times are milliseconds of one monotonic clock, given with each event. Nothing here touches the system.
 
 use contract::service::{Kills, Ready, Service};
@@ -15,6 +19,8 @@ pub(crate) const BACKOFF_MIN: u64 = 100;
 pub(crate) const BACKOFF_MAX: u64 = 30_000;
 /// A service that ran this long was healthy.
 pub(crate) const GOOD: u64 = 60_000;
+/// After so many failures without [`GOOD`] in between, what is bound to a service waits until it has run for that long.
+pub(crate) const FLAPS: u32 = 3;
 /// How long a service may take to stop.
 pub(crate) const STOP: u64 = 10_000;
 /// How long the kernel may take to end what was killed; after that it is let go of: PID 1 never hangs on a process in
@@ -34,6 +40,8 @@ pub(crate) enum State {
     Stopping { deadline: u64, killed: bool },
     /// Its process ended; what it left in its cgroup was killed and is waited for.
     Clearing { deadline: u64 },
+    /// The program that follows its end runs.
+    After { deadline: u64 },
     /// It failed and is tried again at this time.
     Backoff { until: u64 },
     /// Ended for good.
@@ -57,6 +65,10 @@ pub(crate) enum Event {
     Done { condition: String },
     /// An agent says that a service hangs.
     Fault { service: String, why: String },
+    /// Its files changed: it is to read them again.
+    Reread { service: String },
+    /// It is to be started anew, without having failed.
+    Restart { service: String },
     /// Everything ends.
     Shutdown,
 }
@@ -66,7 +78,11 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Start its process.
     Spawn { service: String },
-    /// Ask it to end: SIGTERM to its process.
+    /// Start the program that follows its end.
+    After { service: String },
+    /// Tell it to read its configuration again.
+    Reload { service: String },
+    /// Ask it to end: its stop signal to its process.
     Terminate { service: String },
     /// End it: SIGKILL to all of its cgroup, or to the process alone.
     Kill { service: String, whole: bool },
@@ -74,6 +90,8 @@ pub(crate) enum Action {
     Ready { service: String, after: u64 },
     /// Tell: it failed, and is tried again after so many milliseconds.
     Failed { service: String, why: String, again: u64 },
+    /// Tell: it waits until a service it is bound to, and that keeps failing, has run for so many milliseconds.
+    Distrusts { service: String, other: String, good: u64 },
     /// Tell, once: all services are ready.
     AllReady,
     /// The shutdown is complete.
@@ -87,6 +105,17 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) restarts: u32,
     delay: u64,
+    /// Failures since it last ran for [`GOOD`].
+    flaps: u32,
+    /// It was stopped, because of another one or to be started anew: no failure of its own.
+    in_order: bool,
+}
+
+impl Entry {
+    /// How long it may take to stop.
+    fn patience(&self) -> u64 {
+        self.service.stop_ms.unwrap_or(STOP)
+    }
 }
 
 /// All services.
@@ -104,10 +133,18 @@ impl Supervisor {
     pub(crate) fn add(&mut self, services: Vec<Service>) {
         for service in services {
             if !self.entries.iter().any(|e| e.service.name == service.name) {
-                self.entries.push(Entry { service, state: State::Waiting, restarts: 0, delay: BACKOFF_MIN });
+                let (state, delay) = (State::Waiting, BACKOFF_MIN);
+                self.entries.push(Entry { service, state, restarts: 0, delay, flaps: 0, in_order: false });
             }
         }
         self.told_ready = false;
+    }
+
+    /// Puts another definition in the place of a service's.
+    pub(crate) fn replace(&mut self, service: Service) {
+        if let Some(i) = self.index(&service.name) {
+            self.entries[i].service = service;
+        }
     }
 
     fn index(&self, name: &str) -> Option<usize> {
@@ -123,8 +160,12 @@ impl Supervisor {
     /// When [`Event::Tick`] is due next.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let own = self.entries.iter().filter_map(|e| match e.state {
-            State::Stopping { deadline, .. } | State::Clearing { deadline } => Some(deadline),
+            State::Stopping { deadline, .. } | State::Clearing { deadline } | State::After { deadline } => {
+                Some(deadline)
+            }
             State::Backoff { until } => Some(until),
+            // What is bound to it may wait for this moment.
+            State::Running { since, .. } if e.flaps >= FLAPS => Some(since + GOOD),
             State::Waiting | State::Running { .. } | State::Down => None,
         });
         own.chain(self.shutdown).min()
@@ -137,7 +178,7 @@ impl Supervisor {
             Event::Tick => {}
             Event::Exited { service, how } => self.exited(now, service, how, &mut actions),
             Event::SpawnFailed { service, why } => self.exited(now, service, why, &mut actions),
-            Event::Empty { service } => self.empty(now, service),
+            Event::Empty { service } => self.empty(now, service, &mut actions),
             Event::Notified { service } => {
                 if let Some(i) = self.index(service)
                     && let State::Running { notified, .. } = &mut self.entries[i].state
@@ -149,11 +190,14 @@ impl Supervisor {
                 self.conditions.insert(condition.clone());
             }
             Event::Fault { service, why } => self.fault(now, service, why, &mut actions),
+            Event::Reread { service } => self.reread(now, service, &mut actions),
+            Event::Restart { service } => self.restart(now, service, &mut actions),
             Event::Shutdown => {
                 self.shutdown.get_or_insert(now + SHUTDOWN);
             }
         }
         self.deadlines(now, &mut actions);
+        self.break_bonds(now, &mut actions);
         if self.shutdown.is_some() {
             self.wind_down(now, &mut actions);
         } else {
@@ -170,12 +214,14 @@ impl Supervisor {
         match entry.state {
             State::Running { since, .. } => {
                 if now.saturating_sub(since) >= GOOD {
-                    entry.delay = BACKOFF_MIN;
+                    (entry.delay, entry.flaps) = (BACKOFF_MIN, 0);
                 }
+                entry.flaps += 1;
                 let (service, why) = (name.to_owned(), how.to_owned());
                 actions.push(Action::Failed { service, why, again: entry.delay });
             }
             State::Stopping { .. } => {}
+            State::After { .. } => return self.cleared(now, i),
             State::Waiting | State::Clearing { .. } | State::Backoff { .. } | State::Down => return,
         }
         if entry.service.kills == Kills::Cgroup {
@@ -185,17 +231,30 @@ impl Supervisor {
     }
 
     /// After [`State::Clearing`]: down for good, or tried again after a delay that doubles.
-    fn empty(&mut self, now: u64, name: &str) {
+    fn empty(&mut self, now: u64, name: &str, actions: &mut Vec<Action>) {
         let Some(i) = self.index(name) else { return };
         if let State::Clearing { .. } = self.entries[i].state {
-            self.cleared(now, i);
+            self.ended(now, i, actions);
         }
+    }
+
+    /// Nothing of it is left, or nothing that can be killed: what follows its end follows.
+    fn ended(&mut self, now: u64, i: usize, actions: &mut Vec<Action>) {
+        if self.entries[i].service.after.is_empty() {
+            return self.cleared(now, i);
+        }
+        self.entries[i].state = State::After { deadline: now + KILL };
+        actions.push(Action::After { service: self.entries[i].service.name.clone() });
     }
 
     fn cleared(&mut self, now: u64, i: usize) {
         let entry = &mut self.entries[i];
         if self.shutdown.is_some() {
             entry.state = State::Down;
+            return;
+        }
+        if std::mem::take(&mut entry.in_order) {
+            entry.state = State::Waiting;
             return;
         }
         entry.state = State::Backoff { until: now + entry.delay };
@@ -209,9 +268,61 @@ impl Supervisor {
         if let State::Running { .. } = entry.state {
             let (service, why) = (name.to_owned(), why.to_owned());
             actions.push(Action::Failed { service: service.clone(), why, again: entry.delay });
-            actions.push(Action::Terminate { service });
-            entry.state = State::Stopping { deadline: now + STOP, killed: false };
+            // What hangs does not hear, and the sooner it is gone the sooner it is back.
+            actions.push(Action::Kill { service, whole: true });
+            entry.flaps += 1;
+            entry.state = State::Stopping { deadline: now + KILL, killed: true };
         }
+    }
+
+    fn reread(&mut self, now: u64, name: &str, actions: &mut Vec<Action>) {
+        let Some(i) = self.index(name) else { return };
+        match self.entries[i].state {
+            State::Running { .. } if self.entries[i].service.reload.is_some() => {
+                actions.push(Action::Reload { service: name.into() });
+            }
+            _ => self.restart(now, name, actions),
+        }
+    }
+
+    /// One that does not run reads what is there when it starts.
+    fn restart(&mut self, now: u64, name: &str, actions: &mut Vec<Action>) {
+        let Some(i) = self.index(name) else { return };
+        if let State::Running { .. } = self.entries[i].state {
+            actions.push(Action::Terminate { service: name.into() });
+            self.entries[i].state = State::Stopping { deadline: now + self.entries[i].patience(), killed: false };
+            self.entries[i].in_order = true;
+        }
+    }
+
+    /// Stops what is bound to a service that does not run any more.
+    fn break_bonds(&mut self, now: u64, actions: &mut Vec<Action>) {
+        for i in 0..self.entries.len() {
+            let entry = &self.entries[i];
+            let runs = |name: &String| {
+                self.index(name).is_some_and(|j| matches!(self.entries[j].state, State::Running { .. }))
+            };
+            if !matches!(entry.state, State::Running { .. }) || entry.service.bound_to.iter().all(runs) {
+                continue;
+            }
+            let service = entry.service.name.clone();
+            actions.push(Action::Terminate { service: service.clone() });
+            self.entries[i].state = State::Stopping { deadline: now + self.entries[i].patience(), killed: false };
+            self.entries[i].in_order = true;
+            for other in self.entries[i].service.bound_to.clone() {
+                if self.index(&other).is_some_and(|j| self.entries[j].flaps >= FLAPS) {
+                    actions.push(Action::Distrusts { service: service.clone(), other, good: GOOD });
+                }
+            }
+        }
+    }
+
+    /// Whether a service may be relied on by those bound to it.
+    fn is_steady(&self, name: &str) -> bool {
+        self.index(name).is_some_and(|i| {
+            let entry = &self.entries[i];
+            matches!(entry.state, State::Running { ready: true, .. }) && entry.flaps < FLAPS
+        })
     }
 
     fn deadlines(&mut self, now: u64, actions: &mut Vec<Action>) {
@@ -223,8 +334,16 @@ impl Supervisor {
                     actions.push(Action::Kill { service: name, whole });
                     self.entries[i].state = State::Stopping { deadline: now + KILL, killed: true };
                 }
-                State::Stopping { deadline, killed: true } if deadline <= now => self.cleared(now, i),
-                State::Clearing { deadline } if deadline <= now => self.cleared(now, i),
+                State::Stopping { deadline, killed: true } | State::Clearing { deadline } if deadline <= now => {
+                    self.ended(now, i, actions);
+                }
+                State::After { deadline } if deadline <= now => {
+                    actions.push(Action::Kill { service: name, whole });
+                    self.cleared(now, i);
+                }
+                State::Running { since, .. } if self.entries[i].flaps >= FLAPS && since + GOOD <= now => {
+                    (self.entries[i].flaps, self.entries[i].delay) = (0, BACKOFF_MIN);
+                }
                 State::Backoff { until } if until <= now => self.entries[i].state = State::Waiting,
                 _ => {}
             }
@@ -237,7 +356,10 @@ impl Supervisor {
             let entry = &self.entries[i];
             let name = entry.service.name.clone();
             match entry.state {
-                State::Waiting if entry.service.needs.iter().all(|n| self.holds(n)) => {
+                State::Waiting
+                    if entry.service.needs.iter().all(|n| self.holds(n))
+                        && entry.service.bound_to.iter().all(|b| self.is_steady(b)) =>
+                {
                     self.entries[i].state = State::Running { since: now, notified: false, ready: false };
                     actions.push(Action::Spawn { service: name });
                     return true;
@@ -290,7 +412,7 @@ impl Supervisor {
                         } else {
                             actions.push(Action::Terminate { service: name });
                         }
-                        let deadline = now + if late { KILL } else { STOP };
+                        let deadline = now + if late { KILL } else { self.entries[i].patience() };
                         self.entries[i].state = State::Stopping { deadline, killed: late };
                         changed = true;
                     }
@@ -321,7 +443,8 @@ impl Supervisor {
         let own = &self.entries[i].service;
         self.entries.iter().enumerate().any(|(j, other)| {
             let up = !matches!(other.state, State::Down | State::Waiting | State::Backoff { .. });
-            let needs = other.service.needs.iter().any(|n| *n == own.name || own.provides.contains(n));
+            let needs = other.service.needs.iter().any(|n| *n == own.name || own.provides.contains(n))
+                || other.service.bound_to.contains(&own.name);
             j != i && up && (needs || (own.last && !other.service.last))
         })
     }

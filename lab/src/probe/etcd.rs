@@ -7,9 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 /// An answer takes at most so much of the guest's time.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -22,9 +20,6 @@ pub struct Client {
     bound: Duration,
 }
 
-/// PEM files of a client: certificate and key.
-pub type Pair<'a> = (&'a str, &'a str);
-
 impl Client {
     /// With the operator's certificate.
     pub fn new(to: SocketAddr, seed: &Path, clock: Clock) -> Result<Self> {
@@ -34,19 +29,8 @@ impl Client {
     }
 
     /// With another certificate, or none.
-    pub fn with(to: SocketAddr, ca: &str, pair: Option<Pair<'_>>, clock: Clock) -> Result<Self> {
-        let own = pair
-            .map(|(cert, key)| -> Result<ClientCert> {
-                let chain = [Certificate::from_pem(cert.as_bytes())?.to_owned()];
-                Ok(ClientCert::new_with_certs(&chain, PrivateKey::from_pem(key.as_bytes())?))
-            })
-            .transpose()?;
-        let tls = TlsConfig::builder()
-            .client_cert(own)
-            .root_certs(RootCerts::new_with_certs(&[Certificate::from_pem(ca.as_bytes())?.to_owned()]))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls).build();
+    pub fn with(to: SocketAddr, ca: &str, pair: Option<super::tls::Pair<'_>>, clock: Clock) -> Result<Self> {
+        let config = super::tls::agent(ca, pair)?.build();
         Ok(Self { agent: config.into(), url: format!("https://{to}"), bound: clock.host(ANSWER) })
     }
 

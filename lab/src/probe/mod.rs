@@ -1,7 +1,12 @@
 //! Clients that ask every few milliseconds, or hold a connection, and write down each answer and each gap between answers,
-//! in guest time. [`etcd`] is a client of etcd's.
+//! in guest time. [`etcd`] is a client of etcd's, [`api`] one of the API behind its
+//! load balancers.
 
+pub mod api;
 pub mod etcd;
+mod tls;
+
+pub use tls::Pair;
 
 use crate::clock::Clock;
 use anyhow::Result;

@@ -10,6 +10,11 @@ fn service(name: &str, needs: &[&str], ready: Ready) -> Service {
         env: Default::default(),
         environment_from: None,
         needs: own(needs),
+        bound_to: vec![],
+        after: vec![],
+        stop: Default::default(),
+        stop_ms: None,
+        reload: None,
         provides: vec![],
         ready,
         kills: Kills::Cgroup,
@@ -28,7 +33,19 @@ fn plan() -> Supervisor {
     let mut network = service("network", &[], Ready::Done(vec!["address".into()]));
     network.provides = vec!["address".into()];
     let log = Service { last: true, ..service("log", &[], Ready::Started) };
-    s.add(vec![log, network, node, service("etcd", &["pki", "member"], Ready::NotifyThenDone(vec!["formed".into()]))]);
+    // One that is bound to etcd, and has something to clean up: in every schedule.
+    let bound = Service {
+        bound_to: vec!["etcd".into()],
+        after: vec!["/bin/true".into()],
+        ..service("bound", &[], Ready::Started)
+    };
+    s.add(vec![
+        log,
+        network,
+        node,
+        bound,
+        service("etcd", &["pki", "member"], Ready::NotifyThenDone(vec!["formed".into()])),
+    ]);
     s
 }
 
@@ -49,6 +66,9 @@ fn text(actions: &[Action]) -> String {
         Action::Spawn { service } => format!("spawn {service}"),
         Action::Terminate { service } => format!("term {service}"),
         Action::Kill { service, .. } => format!("kill {service}"),
+        Action::After { service } => format!("after {service}"),
+        Action::Reload { service } => format!("reload {service}"),
+        Action::Distrusts { service, other, .. } => format!("{service} distrusts {other}"),
         Action::Ready { service, .. } => format!("ready {service}"),
         Action::Failed { service, again, .. } => format!("failed {service} {again}"),
         Action::AllReady => "all ready".into(),
@@ -66,8 +86,11 @@ fn starts_as_soon_as_needs_are_met_and_stops_in_reverse() {
         (done("pki"), "ready node"),
         (done("member"), "spawn etcd"),
         (Event::Notified { service: "etcd".into() }, ""),
-        (done("formed"), "ready etcd, all ready"),
-        (Event::Shutdown, "term etcd"),
+        (done("formed"), "ready etcd, spawn bound, ready bound, all ready"),
+        (Event::Shutdown, "term bound"),
+        (exited("bound"), "kill bound"),
+        (empty("bound"), "after bound"),
+        (exited("bound"), "term etcd"),
         (exited("etcd"), "kill etcd"),
         (empty("etcd"), "term node"),
         (exited("node"), "kill node"),
@@ -120,15 +143,105 @@ fn a_fault_restarts() {
     let mut s = Supervisor::default();
     s.add(vec![service("a", &[], Ready::Started)]);
     s.step(0, &Event::Tick);
-    assert_eq!(text(&s.step(5, &Event::Fault { service: "a".into(), why: "hangs".into() })), "failed a 100, term a");
+    assert_eq!(text(&s.step(5, &Event::Fault { service: "a".into(), why: "hangs".into() })), "failed a 100, kill a");
     s.step(6, &exited("a"));
     s.step(6, &empty("a"));
     assert_eq!(text(&s.step(106, &Event::Tick)), "spawn a, ready a");
 }
 
+/// haproxy, and keepalived that is bound to it and cleans up after itself.
+fn balancer() -> Supervisor {
+    let mut s = Supervisor::default();
+    let keepalived = Service {
+        bound_to: vec!["haproxy".into()],
+        after: vec!["/bin/true".into()],
+        reload: Some(contract::service::ReloadSignal::Hup),
+        ..service("keepalived", &[], Ready::Started)
+    };
+    s.add(vec![service("haproxy", &[], Ready::Notify), keepalived]);
+    assert_eq!(text(&s.step(0, &Event::Tick)), "spawn haproxy");
+    assert_eq!(text(&s.step(0, &notified("haproxy"))), "ready haproxy, spawn keepalived, ready keepalived, all ready");
+    s
+}
+
+fn notified(service: &str) -> Event {
+    Event::Notified { service: service.into() }
+}
+
+#[test]
+fn what_is_bound_goes_at_once_and_comes_back_after() {
+    let mut s = balancer();
+    let script = [
+        (10, exited("haproxy"), "failed haproxy 100, kill haproxy, term keepalived"),
+        (11, empty("haproxy"), ""),
+        (15, exited("keepalived"), "kill keepalived"),
+        (16, empty("keepalived"), "after keepalived"),
+        (20, exited("keepalived"), ""),
+        (111, Event::Tick, "spawn haproxy"),
+        (150, notified("haproxy"), "ready haproxy, spawn keepalived, ready keepalived"),
+    ];
+    for (now, event, want) in script {
+        assert_eq!(text(&s.step(now, &event)), want, "{event:?}");
+    }
+    let restarts: Vec<_> = s.entries.iter().map(|e| e.restarts).collect();
+    assert_eq!(restarts, [1, 0], "keepalived did not fail");
+}
+
+#[test]
+fn what_is_bound_does_not_rely_on_what_flaps() {
+    let mut s = balancer();
+    let mut now = 10;
+    for failure in 1..=FLAPS {
+        let said = text(&s.step(now, &exited("haproxy")));
+        assert!(said.contains("term keepalived"), "{said}");
+        assert_eq!(said.contains("keepalived distrusts haproxy"), failure == FLAPS, "{said}");
+        for name in ["haproxy", "keepalived"] {
+            s.step(now, &exited(name));
+            s.step(now, &empty(name));
+        }
+        s.step(now, &exited("keepalived"));
+        now = s.deadline().expect("a delay");
+        assert_eq!(text(&s.step(now, &Event::Tick)), "spawn haproxy");
+        let said = text(&s.step(now, &notified("haproxy")));
+        assert_eq!(said.contains("spawn keepalived"), failure < FLAPS, "{said}");
+    }
+    assert_eq!(s.deadline(), Some(now + GOOD));
+    assert_eq!(text(&s.step(now + GOOD - 1, &Event::Tick)), "");
+    assert_eq!(text(&s.step(now + GOOD, &Event::Tick)), "spawn keepalived, ready keepalived");
+}
+
+#[test]
+fn an_after_program_that_hangs_is_let_go_of() {
+    let mut s = balancer();
+    s.step(10, &exited("keepalived"));
+    assert_eq!(text(&s.step(10, &empty("keepalived"))), "after keepalived");
+    assert_eq!(text(&s.step(10 + KILL, &Event::Tick)), "kill keepalived");
+    assert_eq!(text(&s.step(10 + KILL + BACKOFF_MIN, &Event::Tick)), "spawn keepalived, ready keepalived");
+}
+
+#[test]
+fn stops_what_is_bound_first_and_reads_again() {
+    let mut s = balancer();
+    let reread = |name: &str| Event::Reread { service: name.into() };
+    assert_eq!(text(&s.step(5, &reread("keepalived"))), "reload keepalived");
+    // haproxy here knows no signal for it.
+    assert_eq!(text(&s.step(6, &reread("haproxy"))), "term haproxy, term keepalived");
+    for name in ["haproxy", "keepalived"] {
+        s.step(7, &exited(name));
+    }
+    s.step(7, &empty("keepalived"));
+    s.step(7, &exited("keepalived"));
+    assert_eq!(text(&s.step(8, &empty("haproxy"))), "spawn haproxy", "without a delay");
+    s.step(9, &notified("haproxy"));
+    assert_eq!(text(&s.step(10, &Event::Shutdown)), "term keepalived");
+    s.step(11, &exited("keepalived"));
+    assert_eq!(text(&s.step(11, &empty("keepalived"))), "after keepalived");
+    assert_eq!(text(&s.step(12, &exited("keepalived"))), "term haproxy");
+}
+
 /// A schedule: what the world does next.
 fn event() -> impl Strategy<Value = Event> {
-    let name = prop::sample::select(vec!["log", "network", "node", "etcd", "nobody"]);
+    let name = prop::sample::select(vec!["log", "network", "node", "etcd", "bound", "nobody"]);
     let condition = prop::sample::select(vec!["address", "pki", "member", "formed"]);
     prop_oneof![
         4 => Just(Event::Tick),
@@ -136,6 +249,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => name.clone().prop_map(empty),
         2 => name.clone().prop_map(|n| Event::Notified { service: n.into() }),
         3 => condition.prop_map(done),
+        1 => name.clone().prop_map(|n| Event::Restart { service: n.into() }),
+        1 => name.clone().prop_map(|n| Event::Reread { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Fault { service: n.into(), why: "x".into() }),
         1 => name.prop_map(|n| Event::SpawnFailed { service: n.into(), why: "x".into() }),
         1 => Just(Event::Shutdown),
@@ -164,6 +279,9 @@ proptest! {
             ending |= event == Event::Shutdown;
             for action in s.step(now, &event) {
                 match action {
+                    Action::After { service } => {
+                        prop_assert!(alive.insert(service.clone()), "{} is cleaned up after while it runs", service);
+                    }
                     Action::Spawn { service } => {
                         prop_assert!(!ending, "{} started while ending", service);
                         prop_assert!(alive.insert(service.clone()), "{} started twice", service);

@@ -1,0 +1,72 @@
+//! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
+//! tells that HAProxy does not hang, and the answer how many masters are ready and how many are reachable.
+
+use super::watch::Masters;
+use contract::paths::LB;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// It answers within a millisecond; a node that is busy may be late.
+const SILENCE: Duration = Duration::from_millis(300);
+/// An answer is some two hundred bytes.
+const ANSWER_MAX: u64 = 4096;
+
+/// Asks.
+pub(super) fn haproxy() -> Result<Masters, String> {
+    let mut text = String::new();
+    // The socket's queue may be full where nobody accepts; a connection to a local socket does not block otherwise.
+    let mut stream = UnixStream::connect(format!("{LB}/sock/health")).map_err(|e| e.to_string())?;
+    let bound = |left: Duration| left.max(Duration::from_millis(1));
+    let deadline = Instant::now() + SILENCE;
+    stream.set_write_timeout(Some(SILENCE)).map_err(|e| e.to_string())?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
+    let mut buffer = [0; 512];
+    while text.len() as u64 <= ANSWER_MAX {
+        let left = bound(deadline.saturating_duration_since(Instant::now()));
+        stream.set_read_timeout(Some(left)).map_err(|e| e.to_string())?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => text += &String::from_utf8_lossy(&buffer[..n]),
+            Err(e) => return Err(e.to_string()),
+        }
+        if Instant::now() >= deadline {
+            return Err("it did not answer in time".into());
+        }
+    }
+    parse(&text)
+}
+
+/// `HTTP/1.1 200 OK`, headers, an empty line, `READY REACHABLE`.
+fn parse(text: &str) -> Result<Masters, String> {
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("its answer is no HTTP")?;
+    if head.split_whitespace().nth(1) != Some("200") {
+        return Err(format!("it answered `{}`", head.lines().next().unwrap_or_default()));
+    }
+    let numbers: Vec<u32> = body.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [ready, reachable] => Ok(Masters { ready, reachable }),
+        _ => Err(format!("expected two numbers, found `{}`", body.trim())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_answer() {
+        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n2 3"), Ok(Masters { ready: 2, reachable: 3 }));
+        for bad in ["", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 No\r\n\r\n2 3", "HTTP/1.1 200 OK\r\n\r\n2 3 4"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in ".{0,300}") {
+            let _ = parse(&text);
+        }
+    }
+}

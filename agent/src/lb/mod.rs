@@ -1,0 +1,105 @@
+//! What the agent `node` does on a load balancer, beside all else: it asks HAProxy through its own front door whether it
+//! answers and how many masters it reaches, and weighs this node for keepalived.
+//!
+//! | question | file |
+//! |---|---|
+//! | what follows from what was seen? | `watch.rs`, pure |
+//! | does HAProxy answer? | `ask.rs` |
+//! | who has the virtual IP? | `vip.rs` |
+//! | does another router use our id? | `stranger.rs` |
+
+mod ask;
+mod stranger;
+pub(crate) mod vip;
+mod watch;
+
+use crate::channel::Channel;
+use crate::net::netlink::Netlink;
+use contract::control::FromAgent;
+use contract::control::condition::LINK;
+use contract::node::NodeConfig;
+use contract::{paths, users};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use watch::{Decision, Watch};
+
+/// HAProxy tells nobody that it hangs: it is asked this often.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Goes on for ever; its end is an error of this process.
+pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String> {
+    let vip = config.virtual_ip();
+    // Listening comes before looking: an address that changes in between is heard of.
+    let events = Netlink::open(true)?;
+    let mut netlink = Netlink::open(false)?;
+    if let Some(vip) = vip {
+        let link = vip::link_of(&mut netlink, config.node.address)?;
+        write("link.conf", &format!("$LINK={link}\n"))?;
+        channel.done(LINK)?;
+        stranger::listen(config, vip, channel);
+    }
+    let mut watch = Watch::default();
+    let began = Instant::now();
+    let mut next = began;
+    let mut held = None;
+    loop {
+        if let Some(vip) = vip {
+            let holds = vip::is_here(&mut netlink, vip)?;
+            if held.replace(holds) != Some(holds) {
+                write("holding", &format!("{}\n", if holds { watch::HOLDING } else { 0 }))?;
+                tell_holding(vip, holds, began, channel)?;
+            }
+        }
+        if Instant::now() >= next {
+            next = Instant::now() + ASK;
+            for decision in watch.step(began.elapsed(), ask::haproxy()) {
+                act(decision, vip, channel)?;
+            }
+        }
+        wait(&events, next)?;
+    }
+}
+
+fn act(decision: Decision, vip: Option<IpAddr>, channel: Channel) -> Result<(), String> {
+    match decision {
+        Decision::Hangs(why) => channel.say(&FromAgent::Fault { service: "haproxy".into(), why }),
+        Decision::Weighs { weight, why } => {
+            if vip.is_some() {
+                write("masters", &format!("{weight}\n"))?;
+            }
+            channel.say(&FromAgent::Tell { text: why })
+        }
+    }
+}
+
+fn tell_holding(vip: IpAddr, holds: bool, began: Instant, channel: Channel) -> Result<(), String> {
+    if holds {
+        return channel.say(&FromAgent::Tell { text: format!("holds the virtual IP {vip}") });
+    }
+    // That it does not have it yet is nothing to speak of.
+    if began.elapsed() < ASK {
+        return Ok(());
+    }
+    channel.say(&FromAgent::Tell { text: format!("does not hold the virtual IP {vip} any more") })
+}
+
+/// What keepalived reads: it is told of the change by the file system.
+fn write(name: &str, text: &str) -> Result<(), String> {
+    let path = Path::new(paths::LB).join(name);
+    crate::pki::write_file(&path, text, 0o644, users::ROOT).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn wait(events: &Netlink, until: Instant) -> Result<(), String> {
+    let left = until.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(format!("waiting: {e}")),
+    }
+    events.drain();
+    Ok(())
+}

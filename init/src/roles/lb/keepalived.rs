@@ -1,0 +1,80 @@
+//! keepalived.conf (keepalived.conf(5) of 2.3).
+//!
+//! VRRPv3 (RFC 9568) in unicast between the load balancers that the configuration names. Whoever holds the virtual IP keeps
+//! it while all are alike, by weight and not by `nopreempt`: with that a holder that reaches no master could never be
+//! relieved. Base priorities are 110, 109, …; two files written by the agent are added: [`HOLDING`], 20 on the node that
+//! holds the address, and [`MASTERS`], -50 where no master was reached for a second.
+
+use contract::node::{NodeConfig, Peer};
+use contract::paths::LB;
+
+/// What holding the virtual IP adds to the priority.
+pub(super) const HOLDING: &str = "/run/quorate/lb/holding";
+/// What reaching no master takes away.
+pub(super) const MASTERS: &str = "/run/quorate/lb/masters";
+/// The first load balancer's priority.
+const FIRST: usize = 110;
+/// Of the kernel's real-time scheduler (sched(7)): a busy node must not miss its own advertisements.
+const REAL_TIME: u32 = 50;
+
+/// The file; none where there is no virtual IP.
+pub(super) fn configuration(config: &NodeConfig) -> Option<String> {
+    let lb = config.lb.as_ref()?;
+    let vip = config.virtual_ip()?;
+    let router = lb.virtual_router_id?;
+    let own = config.node.address;
+    let name = config.name();
+    let priority = FIRST.saturating_sub(lb.peers.iter().position(|p| p.name == name)?);
+    let peers: Vec<&Peer> = lb.peers.iter().filter(|p| p.name != name).collect();
+    let lines: String = peers.iter().map(|p| format!("        {}\n", p.address)).collect();
+    // Alone there is nobody to tell. Without a list keepalived would speak to the multicast group; an empty one is a fault.
+    let unicast = match peers.is_empty() {
+        true => String::new(),
+        false => format!("    unicast_src_ip {own}\n    unicast_peer {{\n{lines}    }}\n"),
+    };
+    let prefix = if vip.is_ipv4() { 32 } else { 128 };
+    let advert = f64::from(lb.advert_ms) / 1000.0;
+    Some(format!(
+        "\
+# Made by quorate-init from the node's configuration at each boot; why it is so stands in init/src/roles/lb/keepalived.rs.
+global_defs {{
+    router_id {name}
+    vrrp_version 3
+    vrrp_rt_priority {REAL_TIME}
+    vrrp_no_swap
+    vrrp_garp_master_delay 1
+    vrrp_garp_master_repeat 5
+    vrrp_garp_master_refresh 10
+    vrrp_garp_lower_prio_repeat 5
+    vrrp_higher_prio_send_advert true
+}}
+
+# $LINK: the interface with the node's address, found by the agent.
+include {LB}/link.conf
+
+track_file holding {{
+    file {HOLDING}
+    weight 1
+}}
+track_file masters {{
+    file {MASTERS}
+    weight 1
+}}
+
+vrrp_instance api {{
+    state BACKUP
+    interface $LINK
+    virtual_router_id {router}
+    priority {priority}
+    advert_int {advert}
+{unicast}    virtual_ipaddress {{
+        {vip}/{prefix} dev $LINK
+    }}
+    track_file {{
+        holding
+        masters
+    }}
+}}
+"
+    ))
+}

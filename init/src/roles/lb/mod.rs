@@ -1,0 +1,110 @@
+//! The role lb: HAProxy in front of all masters, and Keepalived holding the virtual IP.
+//!
+//! | question | file |
+//! |---|---|
+//! | to whom does a connection go? | `haproxy.rs` |
+//! | who holds the virtual IP? | `keepalived.rs` |
+//!
+//! No script asks whether HAProxy is well: keepalived is bound to it, so that PID 1 stops keepalived (which tells its peers)
+//! in the moment in which HAProxy ends or, by the word of the agent that asks it, hangs.
+
+mod haproxy;
+mod keepalived;
+
+use super::{File, NodePlan, directory, owned};
+use contract::control::condition::{ADDRESS, LINK};
+use contract::node::NodeConfig;
+use contract::service::{Kills, Ready, ReloadSignal, Service, StopSignal};
+use contract::{paths, users};
+
+/// Adds it to a plan.
+pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String> {
+    plan.directories.push(directory(paths::LB, 0o755, users::ROOT));
+    plan.directories.push(directory(&format!("{}/sock", paths::LB), 0o750, users::HAPROXY));
+    let cluster_ca = config.pki.cluster_ca.as_ref().ok_or("quorate.pki.cluster_ca is missing")?;
+    plan.files.push(file(&format!("{}/ca.crt", paths::PKI), cluster_ca.cert.clone()));
+    plan.files.push(file(HAPROXY_CFG, haproxy::configuration(config)));
+    plan.services.push(haproxy_service());
+    if let Some((vip, text)) = config.virtual_ip().zip(keepalived::configuration(config)) {
+        plan.files.push(file(KEEPALIVED_CONF, text));
+        // As long as the agent has not said otherwise.
+        plan.files.push(file(keepalived::HOLDING, "0\n".into()));
+        plan.files.push(file(keepalived::MASTERS, "0\n".into()));
+        plan.services.push(keepalived_service(&vip.to_string()));
+    }
+    Ok(())
+}
+
+const HAPROXY_CFG: &str = "/run/quorate/lb/haproxy.cfg";
+const KEEPALIVED_CONF: &str = "/run/quorate/lb/keepalived.conf";
+
+/// How long connections may go on when the node stops. The virtual IP is gone by then, and with it most clients; those of an
+/// external load balancer finish what they are about.
+const DRAIN_MS: u64 = 3000;
+
+fn file(path: &str, content: String) -> File {
+    File { path: path.into(), mode: 0o644, owner: users::ROOT, content }
+}
+
+fn haproxy_service() -> Service {
+    Service {
+        name: "haproxy".into(),
+        // With a master process, which keeps the listening sockets over a reload, and says READY=1.
+        command: owned(&["/usr/sbin/haproxy", "-Ws", "-f", HAPROXY_CFG]),
+        user: users::HAPROXY,
+        env: Default::default(),
+        environment_from: None,
+        needs: owned(&[ADDRESS]),
+        bound_to: vec![],
+        after: vec![],
+        stop: StopSignal::Usr1,
+        stop_ms: Some(DRAIN_MS),
+        reload: Some(ReloadSignal::Usr2),
+        provides: vec![],
+        ready: Ready::Notify,
+        kills: Kills::Cgroup,
+        memory_max: None,
+        pids_max: Some(64),
+        agent: false,
+        last: false,
+    }
+}
+
+fn keepalived_service(vip: &str) -> Service {
+    Service {
+        name: "keepalived".into(),
+        command: owned(&[
+            "/usr/sbin/keepalived",
+            "--dont-fork",
+            "--log-console",
+            "--vrrp",
+            "--use-file",
+            KEEPALIVED_CONF,
+            "--pid",
+            "/run/quorate/lb/keepalived.pid",
+            "--vrrp_pid",
+            "/run/quorate/lb/vrrp.pid",
+        ]),
+        user: users::ROOT,
+        env: Default::default(),
+        environment_from: None,
+        needs: owned(&[ADDRESS, LINK]),
+        bound_to: owned(&["haproxy"]),
+        // One that was killed leaves the address behind, and its peer takes it: nobody may hold it twice.
+        after: owned(&[paths::AGENT, "drop-vip", vip]),
+        stop: StopSignal::Term,
+        stop_ms: None,
+        reload: Some(ReloadSignal::Hup),
+        provides: vec![],
+        // It can say READY=1, but says it only to a PID 1 that is called systemd.
+        ready: Ready::Started,
+        kills: Kills::Cgroup,
+        memory_max: None,
+        pids_max: Some(64),
+        agent: false,
+        last: false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! A client of Kubernetes' API, or of whatever stands in front of it or in its place: a new TLS connection for each request,
+//! and streams that are held.
+
+use crate::clock::Clock;
+use anyhow::{Context, Result, ensure};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// No stream is held for longer: one that is neither cut nor says anything would be for ever. Guest time.
+const HOLD_MAX: Duration = Duration::from_secs(120);
+
+/// The client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+    bound: Duration,
+}
+
+/// What became of a stream that was held. Guest time.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// How it ended; none = it went on until it was told to stop.
+    pub cut: Option<String>,
+    /// How long it was held.
+    pub lasted: Duration,
+    /// The longest time without a word.
+    pub silence: Duration,
+}
+
+impl Client {
+    /// Believes the cluster's CA out of the seed's directory; a request is given up after so much guest time.
+    pub fn new(to: SocketAddr, seed: &Path, patience: Duration, clock: Clock) -> Result<Self> {
+        let path = seed.join("cluster-ca.crt");
+        let ca = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let config = super::tls::agent(&ca, None)?.max_idle_connections(0).build();
+        Ok(Self { agent: config.into(), url: format!("https://{to}"), bound: clock.host(patience) })
+    }
+
+    /// The body of an answer, over a connection of its own.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let request = self.agent.get(format!("{}{path}", self.url)).config().timeout_global(Some(self.bound)).build();
+        let response = request.call()?;
+        let status = response.status();
+        let text = response.into_body().read_to_string()?;
+        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        Ok(text)
+    }
+
+    /// Holds a stream that says something now and then, until `stop` is set or it is cut.
+    pub fn hold(&self, path: &str, clock: Clock, stop: &AtomicBool) -> Result<Held> {
+        let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(Some(self.bound));
+        let bounds = bounds.timeout_recv_response(Some(self.bound)).timeout_recv_body(Some(clock.host(HOLD_MAX)));
+        let mut stream = bounds.build().call()?.into_body().into_reader();
+        let began = Instant::now();
+        let (mut last, mut silence) = (began, Duration::ZERO);
+        let mut buffer = [0; 4096];
+        let mut cut = None;
+        while cut.is_none() && !stop.load(Ordering::Relaxed) {
+            match stream.read(&mut buffer) {
+                Ok(n) if n > 0 => {}
+                Ok(_) => cut = Some("closed".to_owned()),
+                Err(e) => cut = Some(e.to_string()),
+            }
+            silence = silence.max(last.elapsed());
+            last = Instant::now();
+        }
+        Ok(Held { cut, lasted: clock.guest(began.elapsed()), silence: clock.guest(silence) })
+    }
+}

@@ -1,0 +1,176 @@
+//! Two load balancers in front of three stand-ins of masters, and clients that ask through the virtual IP.
+
+use crate::checkout;
+use crate::cluster::{Cluster, Saved};
+use anyhow::ensure;
+use lab::probe::api::{Client, Held};
+use lab::probe::{Record, run};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// All nodes that run: etcd is not needed here.
+pub const NODES: &str = "lb-1,lb-2,master-1,master-2,master-3";
+/// Host seconds per guest second while they boot.
+pub const DILATION: &str = "16";
+/// Clients that ask at the same time, each over a new connection every so often, patient for so long. Guest time. The
+/// longest gap is known as exactly as the patience shared by the clients.
+const CLIENTS: usize = 4;
+const EVERY: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The shipped example, with a way to each stand-in's control port.
+pub fn description() -> String {
+    let text = crate::read(&checkout().join("examples/lb.toml"));
+    let ways = (1..=3).map(|i| format!("{{ host = \"127.0.0.1:0\", to = \"10.77.0.1{i}:6440\" }}"));
+    let ways: Vec<_> = ways.collect();
+    text.replace("forward = []", &format!("forward = [{}]", ways.join(", ")))
+}
+
+/// It is up, and one of the load balancers holds the virtual IP.
+pub fn balanced() -> Cluster {
+    static BOOTED: OnceLock<Saved> = OnceLock::new();
+    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &["--only", NODES, "--dilation", DILATION]);
+    wait_served(&cluster);
+    cluster
+}
+
+/// A client of the API that is as patient as those of a probe.
+pub fn client(cluster: &Cluster) -> Client {
+    Client::new(cluster.api(), &cluster.seeds(), PATIENCE, cluster.clock()).expect("a client")
+}
+
+/// Waits until the virtual IP answers.
+pub fn wait_served(cluster: &Cluster) {
+    let client = client(cluster);
+    let deadline = Instant::now() + cluster.clock().host(Duration::from_secs(15));
+    while let Err(e) = client.get("/readyz") {
+        assert!(Instant::now() < deadline, "the virtual IP does not answer: {e:#}");
+    }
+}
+
+/// Tells a stand-in how to behave: `not-ready`, `ready`, `hang`, `slow 300`, `well`.
+pub fn tell(cluster: &Cluster, master: usize, word: &str) {
+    let stream = TcpStream::connect(cluster.forwarded(&format!("10.77.0.1{master}:6440"))).expect("its control port");
+    writeln!(&stream, "{word}").expect("told");
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer).expect("an answer");
+    assert_eq!(answer.trim(), "ok");
+}
+
+/// Everything that a node said, one line each.
+pub fn said(cluster: &Cluster, node: &str) -> Vec<String> {
+    cluster.ok(&["logs", node]).lines().map(String::from).collect()
+}
+
+/// Who took and gave the virtual IP, in the order of a node's lines.
+pub fn holds(cluster: &Cluster, node: &str) -> bool {
+    let word = |line: &String| {
+        line.contains("holds the virtual IP")
+            .then_some(true)
+            .or_else(|| line.contains("does not hold").then_some(false))
+    };
+    said(cluster, node).iter().filter_map(word).next_back().unwrap_or(false)
+}
+
+/// The load balancer that holds the virtual IP, and the other one.
+pub fn holder(cluster: &Cluster) -> (&'static str, &'static str) {
+    match (holds(cluster, "lb-1"), holds(cluster, "lb-2")) {
+        (true, false) => ("lb-1", "lb-2"),
+        (false, true) => ("lb-2", "lb-1"),
+        both => panic!("the virtual IP is held by lb-1, lb-2: {both:?}"),
+    }
+}
+
+/// Clients at work.
+#[derive(Debug)]
+pub struct Probe {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    record: JoinHandle<Record>,
+    held: Vec<JoinHandle<Held>>,
+}
+
+impl Probe {
+    /// Begins to ask, and to hold so many streams.
+    pub fn start(cluster: &Cluster, streams: usize) -> Self {
+        let (clock, client) = (cluster.clock(), client(cluster));
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (client, answered) = (client.clone(), Arc::clone(&answered));
+                move |_| {
+                    let body = client.get("/name")?;
+                    ensure!(body.starts_with("master-"), "answered {body}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+            })
+            .collect();
+        let held = (0..streams)
+            .map(|_| {
+                let (client, stop) = (client.clone(), Arc::clone(&stop));
+                std::thread::spawn(move || client.hold("/watch", clock, &stop).expect("a stream"))
+            })
+            .collect();
+        let stopped = Arc::clone(&stop);
+        let record = std::thread::spawn(move || run(clock, EVERY, clients, &stopped));
+        Self { stop, answered, record, held }
+    }
+
+    /// Waits until so many more requests were answered.
+    pub fn more(&self, cluster: &Cluster, count: usize) {
+        let deadline = Instant::now() + cluster.clock().host(Duration::from_secs(15));
+        let wanted = self.answered.load(Ordering::Relaxed) + count;
+        while self.answered.load(Ordering::Relaxed) < wanted {
+            assert!(Instant::now() < deadline, "{:?} of {wanted} answers", self.answered);
+            // Answers are counted, not announced.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops.
+    pub fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let held = self.held.into_iter().map(|h| h.join().expect("a stream's thread")).collect();
+        Seen { record: self.record.join().expect("the probe"), held }
+    }
+}
+
+/// What clients saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// Of the requests.
+    pub record: Record,
+    /// Of the streams.
+    pub held: Vec<Held>,
+}
+
+impl Seen {
+    /// One line of figures; answers the longest gap.
+    pub fn tell(&self, what: &str) -> Duration {
+        let s = self.record.summary();
+        println!(
+            "{what}: {} answered, {} failed, p50 {:.1} ms, p99 {:.1} ms, slowest {:.0} ms, longest gap {:.0} ms (guest time)",
+            s.answered, s.failed, s.p50_ms, s.p99_ms, s.max_ms, s.gap_ms
+        );
+        for held in &self.held {
+            let how = held.cut.as_deref().unwrap_or("not cut");
+            println!(
+                "  a stream: {how} after {:.1} s, longest silence {:.0?}",
+                held.lasted.as_secs_f64(),
+                held.silence
+            );
+        }
+        self.record.longest_gap().1
+    }
+
+    /// Streams that were cut.
+    pub fn cut(&self) -> usize {
+        self.held.iter().filter(|h| h.cut.is_some()).count()
+    }
+}

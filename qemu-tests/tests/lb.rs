@@ -1,0 +1,174 @@
+//! The virtual IP moves: whatever becomes of the load balancer that holds it, clients that ask again get an answer, and
+//! afterwards one node holds it, once. Gaps are printed in guest time; `make bench` measures them.
+
+use qemu_tests::balancer::{Probe, Seen, balanced, holder, holds, said, wait_served};
+use qemu_tests::cluster::Cluster;
+use std::time::{Duration, Instant};
+
+/// A machine boots within this, and anything else is over.
+const SOON: Duration = Duration::from_secs(20);
+/// What is beyond is a failure, whatever the figures are.
+const OUTAGE: Duration = Duration::from_secs(3);
+
+/// What clients see while something happens to the holder, given its name and the other's.
+fn under_probe(cluster: &Cluster, what: &str, happens: impl FnOnce(&str, &str)) -> Seen {
+    let (first, second) = holder(cluster);
+    let probe = Probe::start(cluster, 0);
+    probe.more(cluster, 40);
+    happens(first, second);
+    probe.more(cluster, 80);
+    let seen = probe.stop();
+    let gap = seen.tell(what);
+    assert!(gap < OUTAGE, "{what}: no answer for {gap:?}");
+    seen
+}
+
+/// Waits until a condition that nobody announces holds.
+fn wait_until(cluster: &Cluster, what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + cluster.clock().host(SOON);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {SOON:?} until {what}");
+    }
+}
+
+fn wait_holder(cluster: &Cluster, node: &str) {
+    let other = if node == "lb-1" { "lb-2" } else { "lb-1" };
+    wait_until(cluster, &format!("{node} alone holds the virtual IP"), || {
+        holds(cluster, node) && !holds(cluster, other)
+    });
+}
+
+fn count(cluster: &Cluster, node: &str, what: &str) -> usize {
+    said(cluster, node).iter().filter(|l| l.contains(what)).count()
+}
+
+const TAKES: &str = "holds the virtual IP";
+
+#[test]
+fn power_loss_of_the_holder_and_its_return() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "power loss of the holder", |first, _| drop(cluster.ok(&["kill", first])));
+    cluster.ok(&["start", first]);
+    assert_eq!(holder(&cluster), (second, first), "it stays where it is");
+    assert_eq!(count(&cluster, second, TAKES), 1, "it came up once");
+}
+
+#[test]
+fn graceful_reboot_of_the_holder() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "graceful reboot of the holder", |first, _| {
+        drop(cluster.ok(&["reboot", first, "--no-wait"]));
+    });
+    wait_holder(&cluster, second);
+    // The address goes first, then what serves it.
+    let lines = said(&cluster, first).join("\n");
+    let (keepalived, haproxy) = (lines.find("keepalived stopped"), lines.find("haproxy stopped"));
+    assert!(keepalived.is_some() && keepalived < haproxy, "{lines}");
+}
+
+#[test]
+fn the_holder_is_cut_off_and_comes_back() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "link of the holder cut", |first, _| drop(cluster.ok(&["cut", first])));
+    wait_until(&cluster, "both hold it", || holds(&cluster, first) && holds(&cluster, second));
+    let probe = Probe::start(&cluster, 0);
+    cluster.ok(&["heal"]);
+    wait_until(&cluster, "one gave it up", || holds(&cluster, first) != holds(&cluster, second));
+    probe.more(&cluster, 40);
+    assert!(probe.stop().tell("both held it, and met") < OUTAGE);
+}
+
+#[test]
+fn the_load_balancers_do_not_hear_each_other() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "load balancers divided", |_, _| {
+        cluster.ok(&["divide", "lb-1", "lb-2"]);
+        wait_until(&cluster, "both hold it", || holds(&cluster, first) && holds(&cluster, second));
+        cluster.ok(&["heal"]);
+        wait_until(&cluster, "one gave it up", || holds(&cluster, first) != holds(&cluster, second));
+    });
+}
+
+#[test]
+fn haproxy_is_killed_hangs_and_flaps() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "HAProxy killed", |first, _| drop(cluster.ok(&["signal", first, "haproxy", "kill"])));
+    wait_holder(&cluster, second);
+    under_probe(&cluster, "HAProxy hangs", |first, _| drop(cluster.ok(&["signal", first, "haproxy", "stop"])));
+    wait_holder(&cluster, first);
+    assert_eq!(count(&cluster, second, "haproxy failed: 2 requests of the agent got no answer"), 1);
+    // On the holder it crashes again and again: the address leaves, and does not return.
+    let ready = |node: &str| {
+        let node = cluster.node(node);
+        let services = node["services"].as_array().cloned().unwrap_or_default();
+        services.iter().any(|s| s["name"] == "haproxy" && s["ready_ms"].is_u64())
+    };
+    while count(&cluster, first, "keepalived waits until haproxy, which keeps failing, has run for 60 s") == 0 {
+        wait_until(&cluster, "haproxy is ready", || ready(first));
+        cluster.ok(&["signal", first, "haproxy", "kill"]);
+        wait_until(&cluster, "haproxy is gone", || !ready(first));
+    }
+    wait_holder(&cluster, second);
+    wait_until(&cluster, "haproxy is ready", || ready(first));
+    let node = cluster.node(first);
+    assert_eq!(node["state"], "waiting", "shown: {node:#}");
+    wait_served(&cluster);
+}
+
+#[test]
+fn keepalived_is_killed_and_leaves_nothing_behind() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    under_probe(&cluster, "keepalived killed", |first, _| drop(cluster.ok(&["signal", first, "keepalived", "kill"])));
+    let lines = said(&cluster, first).join("\n");
+    let gone = lines.find("does not hold the virtual IP").expect("taken away");
+    assert!(lines.rfind("keepalived ready").is_some_and(|back| back > gone), "before it came back\n{lines}");
+    wait_until(&cluster, "one holds it", || holds(&cluster, first) != holds(&cluster, second));
+}
+
+#[test]
+fn a_holder_that_reaches_no_master_is_relieved_and_nobody_flaps_when_there_is_none() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    // The other load balancer, and the clients, are in neither set.
+    cluster.ok(&["divide", first, "master-1,master-2,master-3"]);
+    wait_holder(&cluster, second);
+    assert_eq!(count(&cluster, first, "reaches no master"), 1);
+    wait_served(&cluster);
+    cluster.ok(&["heal"]);
+    wait_until(&cluster, "it is forgiven", || count(&cluster, first, "reaches masters again") == 1);
+    wait_holder(&cluster, second);
+
+    let takes = || (count(&cluster, first, TAKES), count(&cluster, second, TAKES));
+    let before = takes();
+    cluster.ok(&["kill", "master-1", "master-2", "master-3"]);
+    for node in [first, second] {
+        wait_until(&cluster, "no master is reached", || {
+            said(&cluster, node).iter().rev().any(|l| l.contains("reaches no master"))
+        });
+    }
+    // Three times what a move takes, not a wait for an event.
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(2)));
+    assert_eq!(takes(), before, "it stays");
+    cluster.ok(&["start", "master-1", "master-2", "master-3"]);
+    wait_served(&cluster);
+}
+
+#[test]
+fn one_alone_serves_and_both_come_back_together() {
+    let cluster = balanced();
+    cluster.ok(&["kill", "lb-1", "lb-2"]);
+    cluster.ok(&["start", "lb-2"]);
+    wait_served(&cluster);
+    cluster.ok(&["kill", "lb-2"]);
+    cluster.ok(&["start", "lb-1", "lb-2"]);
+    wait_served(&cluster);
+    wait_until(&cluster, "one holds it", || holds(&cluster, "lb-1") != holds(&cluster, "lb-2"));
+    assert_eq!(cluster.node("lb-1")["state"], "ready");
+    assert_eq!(cluster.node("lb-2")["state"], "ready");
+}
