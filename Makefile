@@ -37,6 +37,7 @@ soak: check image
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image
+	$(QUORATE) image build qemu-tests/standin/guide.toml --init target/debug/quorate-standin --update-vanished
 	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests
 
 ## make fuzz    a minute for each parser of foreign bytes (needs a nightly toolchain and cargo-fuzz)

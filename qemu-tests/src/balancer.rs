@@ -26,7 +26,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub fn description() -> String {
     let text = crate::read(&checkout().join("examples/lb.toml"));
     let ways = (1..=3).map(|i| format!("{{ host = \"127.0.0.1:0\", to = \"10.77.0.1{i}:6440\" }}"));
-    let ways: Vec<_> = ways.collect();
+    // Straight to one of them, beside the virtual IP.
+    let straight = "{ host = \"127.0.0.1:0\", to = \"10.77.0.11:6443\" }".to_owned();
+    let ways: Vec<_> = ways.chain([straight]).collect();
     text.replace("forward = []", &format!("forward = [{}]", ways.join(", ")))
 }
 
@@ -97,7 +99,13 @@ pub struct Probe {
 impl Probe {
     /// Begins to ask, and to hold so many streams.
     pub fn start(cluster: &Cluster, streams: usize) -> Self {
-        let (clock, client) = (cluster.clock(), client(cluster));
+        Self::patient(cluster, streams, PATIENCE)
+    }
+
+    /// With clients that wait longer: what stalls is seen as slow, and not as a failure.
+    pub fn patient(cluster: &Cluster, streams: usize, patience: Duration) -> Self {
+        let clock = cluster.clock();
+        let client = Client::new(cluster.api(), &cluster.seeds(), patience, clock).expect("a client");
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicUsize::new(0));
         let clients: Vec<_> = (0..CLIENTS)

@@ -215,9 +215,14 @@ impl Cluster {
 
     /// Seeds of a cluster of the same name, id and nodes, but with CAs of its own.
     pub fn stranger(like: &Self) -> PathBuf {
+        Self::stranger_with(like, &crate::read(&like.dir.path().join("cluster.toml")))
+    }
+
+    /// Seeds of another description with the same name and id.
+    pub fn stranger_with(like: &Self, description: &str) -> PathBuf {
         let dir = like.dir.path().join("stranger");
         std::fs::create_dir_all(dir.join("demo.secrets")).expect("made");
-        std::fs::copy(like.dir.path().join("cluster.toml"), dir.join("cluster.toml")).expect("copied");
+        std::fs::write(dir.join("cluster.toml"), description).expect("written");
         std::fs::copy(like.dir.path().join("demo.secrets/id"), dir.join("demo.secrets/id")).expect("copied");
         let out = Command::new(program("quorate")).args(["cluster", "seed"]).arg(dir.join("cluster.toml")).output();
         let out = out.expect("run");

@@ -6,9 +6,11 @@
 pub mod balancer;
 pub mod cluster;
 pub mod host_pki;
+mod seed_server;
 pub mod writer;
 
 pub use lab::probe::etcd;
+pub use seed_server::serve;
 
 use anyhow::{Context, Result, ensure};
 use contract::image::ImageInfo;
@@ -42,9 +44,14 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The built image.
+/// The built image of an etcd member.
 pub fn image() -> PathBuf {
-    let path = checkout().join("out/etcd");
+    image_of("etcd")
+}
+
+/// A built image.
+pub fn image_of(profile: &str) -> PathBuf {
+    let path = checkout().join("out").join(profile);
     assert!(path.join("initrd").exists(), "{} is missing: run the tests by `make test`", path.display());
     path
 }
@@ -112,7 +119,11 @@ impl Node {
 
     /// The machine with these disks.
     pub fn machine(&self, disks: Vec<Disk>) -> Result<Machine> {
-        let image = image();
+        self.machine_of(&image(), disks)
+    }
+
+    /// The machine with another image.
+    pub fn machine_of(&self, image: &Path, disks: Vec<Disk>) -> Result<Machine> {
         Ok(Machine {
             name: "etcd-1".into(),
             kernel: image.join("vmlinuz"),

@@ -46,7 +46,9 @@ fn five_from_cold() {
 #[test]
 fn the_others_wait_for_a_late_one_and_say_so() {
     let cluster = Cluster::new(&three());
-    let mut up = cluster.command(&["up", "--only", "etcd-1,etcd-2", "--images", &images()]);
+    let late = setting("QUORATE_LATE_SECONDS", 2);
+    let patience = format!("{}s", late + 60);
+    let mut up = cluster.command(&["up", "--only", "etcd-1,etcd-2", "--timeout", &patience, "--images", &images()]);
     let mut up = up.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
     let waits = |n: &serde_json::Value| n["said"].as_str().is_some_and(|s| s.contains("etcd-3 did not answer yet"));
     // The first answers: a keeper that is only just starting does not.
@@ -57,7 +59,7 @@ fn the_others_wait_for_a_late_one_and_say_so() {
         cluster.wait_for(node, "its wait", SOON, waits);
     }
     // How late it is, not a wait for an event.
-    std::thread::sleep(cluster.clock().host(Duration::from_secs(setting("QUORATE_LATE_SECONDS", 2))));
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(late)));
     for node in ["etcd-1", "etcd-2"] {
         assert!(waits(&cluster.node(node)), "still");
     }

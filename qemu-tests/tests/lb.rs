@@ -1,7 +1,7 @@
 //! The virtual IP moves: whatever becomes of the load balancer that holds it, clients that ask again get an answer, and
 //! afterwards one node holds it, once. Gaps are printed in guest time; `make bench` measures them.
 
-use qemu_tests::balancer::{Probe, Seen, balanced, holder, holds, said, wait_served};
+use qemu_tests::balancer::{Probe, Seen, balanced, description, holder, holds, said, wait_served};
 use qemu_tests::cluster::Cluster;
 use std::time::{Duration, Instant};
 
@@ -63,9 +63,10 @@ fn graceful_reboot_of_the_holder() {
     });
     wait_holder(&cluster, second);
     // The address goes first, then what serves it.
+    wait_until(&cluster, "haproxy stopped", || count(&cluster, first, "haproxy stopped") == 1);
     let lines = said(&cluster, first).join("\n");
-    let (keepalived, haproxy) = (lines.find("keepalived stopped"), lines.find("haproxy stopped"));
-    assert!(keepalived.is_some() && keepalived < haproxy, "{lines}");
+    let keepalived = lines.find("keepalived stopped");
+    assert!(keepalived.is_some() && keepalived < lines.find("haproxy stopped"), "{lines}");
 }
 
 #[test]
@@ -171,4 +172,23 @@ fn one_alone_serves_and_both_come_back_together() {
     wait_until(&cluster, "one holds it", || holds(&cluster, "lb-1") != holds(&cluster, "lb-2"));
     assert_eq!(cluster.node("lb-1")["state"], "ready");
     assert_eq!(cluster.node("lb-2")["state"], "ready");
+}
+
+/// Another cluster's load balancer with the same virtual router id: whoever hears it says so.
+#[test]
+fn a_stranger_with_the_same_router_id_is_reported() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    assert_eq!((first, second), ("lb-1", "lb-2"), "the first of the list");
+    // lb-2 knows no lb-1 any more, but uses the id that the two had.
+    let text = description();
+    let (before, after) = text.split_once("[[node]]\nname = \"lb-1\"").expect("lb-1");
+    let (_, after) = after.split_once("[[node]]").expect("lb-2");
+    let alone = Cluster::stranger_with(&cluster, &format!("{before}[[node]]{after}"));
+    cluster.ok(&["kill", "lb-2"]);
+    std::fs::copy(alone.join("lb-2/seed.iso"), cluster.seeds().join("lb-2/seed.iso")).expect("exchanged");
+    cluster.ok(&["start", "lb-2"]);
+    wait_until(&cluster, "it is reported", || {
+        count(&cluster, "lb-2", "10.77.0.21 advertises the virtual router id") == 1
+    });
 }

@@ -23,7 +23,7 @@ fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
 #[test]
 fn a_role_that_the_image_lacks() {
     recovers(
-        |t| as_load_balancer(&t),
+        as_load_balancer,
         &["the role `lb` is not in this image `etcd` (it carries etcd); hint: boot an image of a profile with `lb`"],
     );
 }

@@ -63,6 +63,9 @@ pub(crate) enum ClusterCommand {
         /// Leave what runs as it is when it does not come up
         #[arg(long)]
         retain: bool,
+        /// How long the nodes may take, in their own time; default 60s
+        #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+        timeout: Option<f64>,
     },
     /// What runs, in which state
     Status {

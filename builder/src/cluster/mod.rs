@@ -30,7 +30,10 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
             println!("{}", dir.display());
             Ok(())
         }
-        Command::Up { file, lab, only, retain } => up::up(file.as_deref(), lab, only, *retain),
+        Command::Up { file, lab, only, retain, timeout } => {
+            let patience = timeout.map_or_else(up::Patience::default, |ms| up::Patience(ms / 1000.0));
+            up::up(file.as_deref(), lab, only, *retain, patience)
+        }
         Command::Restore { name, lab, which } => up::restore(which.file.as_deref(), name, lab),
         Command::Down { file, wipe } => up::down(file.as_deref(), *wipe),
         Command::Status { file, format } => show::status(file.as_deref(), *format),

@@ -17,11 +17,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// How long nodes may take until they are ready: seconds of the guests' time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience(pub(crate) f64);
+
+impl Default for Patience {
+    /// A node that is not ready after so long will hardly be.
+    fn default() -> Self {
+        Self(60.0)
+    }
+}
+
 /// Ctrl-C was heard during `up`.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// `cluster up`.
-pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool) -> Result<()> {
+pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool, patience: Patience) -> Result<()> {
     let (file, spec) = which(file)?;
     spec.warnings.iter().for_each(|w| eprintln!("quorate: {}: warning: {w}", file.display()));
     let name = &spec.cluster.name;
@@ -39,7 +50,7 @@ pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool) 
         true => Ok(()),
         false => claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, only, None)),
     };
-    let came_up = result.and_then(|()| follow(&spec, only));
+    let came_up = result.and_then(|()| follow(&spec, only, patience));
     wait_if_interrupted();
     if let Err(e) = came_up {
         // What ran before is not this command's to end, whatever trouble a node of it is in.
@@ -77,17 +88,17 @@ pub(crate) fn wait(w: &Which, nodes: &[String], no_wait: bool) -> Result<()> {
         return Ok(());
     }
     let (_, spec) = which(w.file.as_deref())?;
-    follow(&spec, nodes)
+    follow(&spec, nodes, Patience::default())
 }
 
 /// Shows the nodes' own lines until all are ready.
-fn follow(spec: &Spec, only: &[String]) -> Result<()> {
+fn follow(spec: &Spec, only: &[String], patience: Patience) -> Result<()> {
     let names: Vec<&str> = match only {
         [] => spec.nodes.iter().map(|n| n.name.as_str()).collect(),
         some => some.iter().map(String::as_str).collect(),
     };
     let mut board = show::Board::new(names.into_iter());
-    let mut answers = ask(&spec.cluster.name, &Request::Follow { nodes: only.to_vec() })?;
+    let mut answers = ask(&spec.cluster.name, &Request::Follow { nodes: only.to_vec(), patience: patience.0 })?;
     while let Some(answer) = answers.next()? {
         if let Answer::Said { node, ms, text } = answer {
             board.said(&node, ms, &text);

@@ -28,8 +28,8 @@ use std::path::PathBuf;
 pub(crate) enum Request {
     /// What runs.
     Status,
-    /// Every node's lines, until these nodes are ready (none = all that are on).
-    Follow { nodes: Vec<String> },
+    /// Every node's lines, until these nodes are ready (none = all that are on), at most so many seconds of the guests' time.
+    Follow { nodes: Vec<String>, patience: f64 },
     /// A service's log; without a service PID 1's own lines.
     Logs { node: String, service: Option<String>, lines: u32, follow: bool },
     /// A serial console.

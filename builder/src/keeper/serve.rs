@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 /// An orderly shutdown takes about a guest second; a node that is not up yet does not hear the button, and an etcd leader
 /// whose followers are all going too waits for seconds for one to hand over to. Nothing is lost by cutting its power then.
 const GRACE: Duration = Duration::from_secs(2);
-/// A node that is not ready after so much of its own time will hardly be.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A node answers on its port at once or never.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A request is one short line. Bytes.
@@ -177,7 +175,7 @@ impl Keeper {
     fn stream(&mut self, client: UnixStream, request: Request) {
         let clock = self.cluster.clock();
         match request {
-            Request::Follow { nodes } => {
+            Request::Follow { nodes, patience } => {
                 let names = if nodes.is_empty() { self.cluster.names() } else { nodes };
                 let mut followed = Vec::new();
                 for name in names {
@@ -187,7 +185,9 @@ impl Keeper {
                         followed.push(Followed { name, voice, console, from });
                     }
                 }
-                std::thread::spawn(move || stream::follow(client, followed, clock.host(PATIENCE)));
+                std::thread::spawn(move || {
+                    stream::follow(client, followed, clock.host(Duration::from_secs_f64(patience)));
+                });
             }
             Request::Logs { node, service, lines, follow } => match self.cluster.vm(&node) {
                 Ok(vm) => {

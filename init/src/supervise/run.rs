@@ -293,9 +293,15 @@ impl World {
             let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
             text.lines().find_map(|l| l.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
         };
-        let own = pss(1).map(|kb| format!("init {kb} kB"));
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let of = |key: &str| -> Option<u64> {
+            text.lines().find_map(|l| l.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
+        };
+        let used = of("MemTotal:").zip(of("MemAvailable:"));
+        let used = used.map(|(total, free)| format!("node {} kB of {total} kB", total.saturating_sub(free)));
+        let own = used.into_iter().chain(pss(1).map(|kb| format!("init {kb} kB")));
         let services = self.running.keys().filter_map(|n| Some(format!("{n} {} kB", pss(self.reaper.pid_of(n)?)?)));
-        let all: Vec<String> = own.into_iter().chain(services).collect();
+        let all: Vec<String> = own.chain(services).collect();
         log::debug(&format!("memory {}", all.join(", ")));
     }
 
@@ -343,7 +349,7 @@ impl World {
     fn clear(&mut self, service: String) {
         let entry = self.supervisor.entries.iter().find(|e| e.service.name == service);
         let whole = entry.is_some_and(|e| e.service.kills == Kills::Cgroup);
-        if self.ending.is_some() {
+        if self.ending.is_some() && entry.is_some_and(|e| matches!(e.state, State::Clearing { .. })) {
             log::say(&format!("{service} stopped"));
         }
         let events = self.running.remove(&service).and_then(|h| h.group.events()).filter(|_| whole);

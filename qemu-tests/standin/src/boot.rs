@@ -95,14 +95,22 @@ impl Voice {
 
     /// The host's words, for ever.
     pub(crate) fn hear(self) {
-        for line in BufReader::new(self.0).lines() {
-            let Ok(line) = line else { return };
-            let mode = match ToNode::parse(&line) {
-                Ok(ToNode::Reboot) => RebootMode::RB_AUTOBOOT,
-                Ok(ToNode::Poweroff) => RebootMode::RB_POWER_OFF,
-                _ => continue,
+        self.hear_words(|word| {
+            let mode = match word {
+                ToNode::Reboot => RebootMode::RB_AUTOBOOT,
+                ToNode::Poweroff => RebootMode::RB_POWER_OFF,
+                _ => return,
             };
             let _ = reboot(mode);
+        });
+    }
+
+    /// The host's words as they come.
+    pub(crate) fn hear_words(self, take: impl Fn(ToNode)) {
+        for line in BufReader::new(self.0).lines().map_while(Result::ok) {
+            if let Ok(word) = ToNode::parse(&line) {
+                take(word);
+            }
         }
     }
 }

@@ -7,8 +7,12 @@
 //! | how does it come up? | `boot.rs` |
 //! | what does it answer? | `serve.rs` |
 //! | how is it made to misbehave? | `mode.rs` |
+//! | as a load balancer: what does it do instead? | `guide.rs`: what kubeadm's guide says, as our peer in the benchmark |
+
+use contract::node::Role;
 
 mod boot;
+mod guide;
 mod mode;
 mod serve;
 
@@ -29,6 +33,10 @@ fn run() -> Result<(), String> {
     voice.say("mounts ok (0 ms)");
     let seed = boot::seed()?;
     boot::network(&seed)?;
+    if seed.node.roles.contains(&Role::Lb) {
+        voice.say(&format!("node {} with lb (as kubeadm's guide has it) from {}", seed.node.name(), seed.source));
+        return guide::start(&seed.node, voice);
+    }
     voice.say(&format!("node {} with master (a stand-in) from {}", seed.node.name(), seed.source));
     serve::start(&seed)?;
     voice.say("all ready");

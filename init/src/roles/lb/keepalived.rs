@@ -14,6 +14,9 @@ pub(super) const HOLDING: &str = "/run/quorate/lb/holding";
 pub(super) const MASTERS: &str = "/run/quorate/lb/masters";
 /// The first load balancer's priority.
 const FIRST: usize = 110;
+/// The holder tells the network where the address is this often, in seconds. Two that held it and meet again settle who
+/// keeps it in a tenth of a second; but when the one that gives up told last, others send to it until they are told again.
+const TELL_S: u32 = 1;
 /// Of the kernel's real-time scheduler (sched(7)): a busy node must not miss its own advertisements.
 const REAL_TIME: u32 = 50;
 
@@ -44,7 +47,7 @@ global_defs {{
     vrrp_no_swap
     vrrp_garp_master_delay 1
     vrrp_garp_master_repeat 5
-    vrrp_garp_master_refresh 10
+    vrrp_garp_master_refresh {TELL_S}
     vrrp_garp_lower_prio_repeat 5
     vrrp_higher_prio_send_advert true
 }}

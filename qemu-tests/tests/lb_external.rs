@@ -1,0 +1,147 @@
+//! Behind somebody else's load balancer there is no virtual IP: HAProxy answers on the node's own address, tells whoever is
+//! in front of it how it is, and takes another set of masters without dropping a connection.
+
+use lab::probe::api::Client;
+use qemu_tests::balancer::{description, tell};
+use qemu_tests::cluster::Cluster;
+use qemu_tests::{BOOT, Node, READY, image_of};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// What a plain HTTP request gets: status and body.
+fn get(to: SocketAddr, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    Ok((head.split_whitespace().nth(1).unwrap_or_default().to_owned(), body.to_owned()))
+}
+
+#[test]
+fn answers_on_its_own_address_without_a_virtual_ip() {
+    let text = description()
+        .replace("endpoint = \"10.77.0.10\"", "endpoint = \"api.demo.example\"\nprovided_by = \"external\"")
+        .replace("forward = [", "forward = [{ host = \"127.0.0.1:0\", to = \"10.77.0.21:6443\" }, { host = \"127.0.0.1:0\", to = \"10.77.0.21:8404\" }, ");
+    let cluster = Cluster::new(&text);
+    cluster.up(&["--only", "lb-1,master-1", "--dilation", "8"]);
+    let node = cluster.node("lb-1");
+    let names: Vec<_> = node["services"].as_array().expect("services").iter().map(|s| s["name"].clone()).collect();
+    assert!(names.iter().any(|n| n == "haproxy") && names.iter().all(|n| n != "keepalived"), "{names:?}");
+
+    let (api, metrics) = (cluster.forwarded("10.77.0.21:6443"), cluster.forwarded("10.77.0.21:8404"));
+    let client = Client::new(api, &cluster.seeds(), SOON, cluster.clock()).expect("a client");
+    let wait = |what: &str, holds: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + cluster.clock().host(SOON);
+        while !holds() {
+            assert!(Instant::now() < deadline, "waited {SOON:?} until {what}");
+        }
+    };
+    wait("a master answers through it", &|| client.get("/name").is_ok_and(|name| name == "master-1"));
+    assert_eq!(get(metrics, "/healthz").expect("asked"), ("200".into(), "ok".into()));
+    let (status, body) = get(metrics, "/metrics").expect("asked");
+    assert!(status == "200" && body.contains("haproxy_server_status"), "{status}\n{body}");
+    assert_eq!(get(metrics, "/").expect("asked").0, "404");
+    // Alive but not ready: still somebody to send clients to.
+    tell(&cluster, 1, "not-ready");
+    assert_eq!(get(metrics, "/healthz").expect("asked").0, "200");
+    cluster.ok(&["kill", "master-1"]);
+    wait("no master is told of", &|| get(metrics, "/healthz").is_ok_and(|(status, _)| status == "503"));
+}
+
+/// An echo in a master's place, on this machine: the lab's gateway leads there.
+fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:6443").expect("the API's port of this machine");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut from, mut to) = (&stream, &stream);
+                let _ = std::io::copy(&mut from, &mut to);
+            });
+        }
+    });
+    6443
+}
+
+/// The seed is read again on demand; HAProxy reads its file again, and a connection that is held goes on.
+#[test]
+fn another_set_of_masters_drops_no_connection() {
+    echo();
+    let node = Node::seeded(|t| t).expect("seeded");
+    let ca = qemu_tests::read(&node.path("demo.seed/cluster-ca.crt"));
+    let seed = |generation: u64, masters: &[(&str, &str)]| {
+        let masters: serde_json::Map<_, _> = masters.iter().map(|(n, a)| ((*n).into(), (*a).into())).collect();
+        let config = serde_json::json!({ "quorate": {
+            "version": 1, "generation": generation, "roles": ["lb"],
+            "node": { "name": "etcd-1", "address": "10.77.0.31" },
+            "cluster": { "name": "demo", "id": "3f9c2a7be1d04c55", "endpoint": "api.example:6443" },
+            "masters": masters,
+            "lb": { "provided_by": "external" },
+            "state": "ephemeral",
+            "pki": { "cluster_ca": { "cert": ca } },
+        }});
+        let dir = node.path("served");
+        std::fs::create_dir_all(&dir).expect("made");
+        std::fs::write(dir.join("user-data"), format!("#cloud-config\n{config}\n")).expect("written");
+        for file in ["meta-data", "network-config"] {
+            std::fs::copy(node.path("demo.seed/etcd-1").join(file), dir.join(file)).expect("copied");
+        }
+        dir
+    };
+    // The lab's gateway leads to this machine.
+    let dir = seed(1, &[("here", "10.77.0.1")]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    qemu_tests::serve(listener, dir, None);
+    let mut machine = node.machine_of(&image_of("lb"), vec![]).expect("a machine");
+    machine.memory = 256;
+    machine.serial = Some(format!("ds=nocloud;s=http://10.77.0.1:{port}/n1"));
+    let to = |port: u16| SocketAddr::from(([10, 77, 0, 31], port));
+    machine.lan =
+        lab::command::Lan::Own([6443, 8404].map(|p| ("127.0.0.1:0".parse().expect("an address"), to(p))).to_vec());
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for(READY, BOOT).expect("a ready node");
+    let (api, metrics) = (vm.forwarded(to(6443)).expect("there"), vm.forwarded(to(8404)).expect("there"));
+
+    let deadline = Instant::now() + node.clock().host(SOON);
+    let says = |stream: &mut TcpStream, word: &str| -> std::io::Result<()> {
+        stream.set_read_timeout(Some(node.clock().host(Duration::from_secs(2))))?;
+        stream.write_all(word.as_bytes())?;
+        let mut back = vec![0; word.len()];
+        stream.read_exact(&mut back)?;
+        assert_eq!(back, word.as_bytes());
+        Ok(())
+    };
+    // The first answers come when the checks have found the one master.
+    let mut held = loop {
+        let mut stream = TcpStream::connect(api).expect("the gateway accepts");
+        match says(&mut stream, "before") {
+            Ok(()) => break stream,
+            Err(e) => assert!(Instant::now() < deadline, "no answer through HAProxy: {e}"),
+        }
+    };
+    seed(2, &[("here", "10.77.0.1"), ("there", "10.77.0.9")]);
+    vm.voice.say(&contract::voice::ToNode::Replan).expect("told");
+    vm.wait_for("generation 2: nothing started anew, node, haproxy read again", SOON).expect("taken");
+    let told = || get(metrics, "/metrics").is_ok_and(|(_, body)| body.contains("server=\"there\""));
+    while !told() {
+        assert!(Instant::now() < deadline, "HAProxy does not know the other master");
+    }
+    says(&mut held, "after").expect("the connection goes on");
+    // Longer than anything waits for the old process.
+    std::thread::sleep(node.clock().host(Duration::from_secs(6)));
+    says(&mut held, "long after").expect("the connection goes on");
+    assert!(!vm.has_said("haproxy failed"));
+    // A lower generation, and one that is no seed at all, change nothing.
+    seed(1, &[("nobody", "10.77.0.8")]);
+    vm.voice.say(&contract::voice::ToNode::Replan).expect("told");
+    vm.wait_for("the source has generation 1, this node 2", SOON).expect("passed over");
+    std::fs::write(node.path("served/user-data"), "#cloud-config\nquorate: {}\n").expect("written");
+    vm.voice.say(&contract::voice::ToNode::Replan).expect("told");
+    vm.wait_for("the source was read again, and is not usable", SOON).expect("passed over");
+    says(&mut held, "at the end").expect("the connection goes on");
+}
