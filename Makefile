@@ -37,7 +37,7 @@ soak: check image
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image
-	$(QUORATE) image build qemu-tests/standin/guide.toml --init target/debug/quorate-standin --update-vanished
+	$(QUORATE) image build qemu-tests/standin/guide.toml --init target/debug/quorate-standin --out out/test/guide --update-vanished
 	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests
 
 ## make fuzz    a minute for each parser of foreign bytes (needs a nightly toolchain and cargo-fuzz)
@@ -55,7 +55,7 @@ build: deps
 image: build
 	$(QUORATE) image build etcd --update-vanished
 	$(QUORATE) image build lb --update-vanished
-	$(QUORATE) image build qemu-tests/standin/standin.toml --init target/debug/quorate-standin --update-vanished
+	$(QUORATE) image build qemu-tests/standin/standin.toml --init target/debug/quorate-standin --out out/test/standin --update-vanished
 
 deps:
 	@sh .ci/deps

@@ -53,6 +53,8 @@ impl World {
         }
         if let Err(e) = self.spawn(&roles::metadata()) {
             self.report.notice("error", &format!("starting the metadata agent: {e}"));
+            // It may be asked for again.
+            let _ = self.node.as_mut().map(crate::seek::Node::end_replan);
         }
     }
 

@@ -41,6 +41,7 @@ pub(crate) struct Node {
     seed: Option<NodeSeed>,
     /// While the source is read again on a node that runs: until when.
     replanning: Option<u64>,
+    replan_again: bool,
     /// The last reason for maintenance, so that it is told once.
     told: String,
 }
@@ -83,6 +84,7 @@ impl Node {
             state_problem,
             seed: None,
             replanning: None,
+            replan_again: false,
             told: String::new(),
         }
     }
@@ -97,9 +99,20 @@ impl Node {
         self.seed = Some(seed);
     }
 
-    /// The source is about to be read again; answers whether it is not being read already.
+    /// The source is about to be read again; answers whether it is not being read already. If it is, what is read may be
+    /// older than the wish: it is read once more afterwards.
     pub(crate) fn begin_replan(&mut self, now: u64) -> bool {
-        self.replanning.replace(now + METADATA_BOUND).is_none()
+        self.replan_again = self.replanning.is_some();
+        if !self.replan_again {
+            self.replanning = Some(now + METADATA_BOUND);
+        }
+        !self.replan_again
+    }
+
+    /// The source was read, or not; answers whether to read it once more.
+    pub(crate) fn end_replan(&mut self) -> bool {
+        self.replanning = None;
+        std::mem::take(&mut self.replan_again)
     }
 
     /// Whether the plan runs.
@@ -146,7 +159,8 @@ impl World {
                 if let Some(pid) = self.reaper.pid_of(METADATA) {
                     crate::supervise::spawn::signal(pid, nix::sys::signal::Signal::SIGKILL);
                 }
-                self.node_mut().replanning = None;
+                // Its end is heard of, and ends the reading.
+                self.node_mut().replanning = Some(u64::MAX);
                 self.report.notice("warning", "the source was not read again in time");
             }
             Phase::Waiting { retry: Some(at) } if at <= now => self.ask(),
@@ -214,8 +228,9 @@ impl World {
     pub(crate) fn metadata_ended(&mut self, how: &str) {
         if let Some(node) = &mut self.node
             && node.is_running()
+            && node.end_replan()
         {
-            node.replanning = None;
+            self.replan();
         }
         let Some(Phase::Asking { .. }) = self.node.as_ref().map(|n| n.phase) else { return };
         if how == "ended" {

@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let rows = ours.rows(20, 5);
     throughput(&ours)?;
     drop(ours);
-    let guide = description().replace("roles = [\"lb\"]", "image = \"guide\"\nroles = [\"lb\"]");
+    let guide = description().replace("roles = [\"lb\"]", "image = \"test/guide\"\nroles = [\"lb\"]");
     let guide = Lab::new("kubeadm's guide", &guide);
     let beside = guide.rows(5, 3);
     println!("## longest time without an answer, ms: least, median, most of the runs");

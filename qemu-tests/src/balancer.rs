@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const NODES: &str = "lb-1,lb-2,master-1,master-2,master-3";
 /// Host seconds per guest second while they boot.
 pub const DILATION: &str = "16";
+/// ... and while they do little.
+const RESTORED: f64 = 5.0;
 /// Clients that ask at the same time, each over a new connection every so often, patient for so long. Guest time. The
 /// longest gap is known as exactly as the patience shared by the clients.
 const CLIENTS: usize = 4;
@@ -35,7 +37,8 @@ pub fn description() -> String {
 /// It is up, and one of the load balancers holds the virtual IP.
 pub fn balanced() -> Cluster {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
-    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &["--only", NODES, "--dilation", DILATION]);
+    let up = ["--only", NODES, "--dilation", DILATION];
+    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &up, RESTORED);
     wait_served(&cluster);
     cluster
 }

@@ -70,16 +70,17 @@ impl Cluster {
     /// the clock than a boot of all three needs.
     pub fn booted() -> Self {
         static BOOTED: OnceLock<Saved> = OnceLock::new();
-        Self::restored(&BOOTED, "three", &three(), &[])
+        Self::restored(&BOOTED, "three", &three(), &[], RESTORED)
     }
 
-    /// A cluster that is up: booted once per `saved`, restored for every caller.
-    pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str]) -> Self {
+    /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
+    /// most.
+    pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str], most: f64) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Self::on_turn(description, turn);
         let Saved { kept: first, factor } = saved.get_or_init(|| {
             cluster.up(up);
-            let factor = cluster.clock().factor().min(RESTORED);
+            let factor = cluster.clock().factor().min(most);
             cluster.ok(&["save", "booted"]);
             let nodes = cluster.status().expect("it is up")["nodes"].as_array().cloned().expect("nodes");
             let on: Vec<&str> = nodes.iter().filter(|n| n["pid"].is_u64()).filter_map(|n| n["name"].as_str()).collect();

@@ -1,25 +1,32 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
 //! tells that HAProxy does not hang, and the answer how many masters are ready and how many are reachable.
 
-use super::watch::Masters;
+use super::watch::{Masters, Silence};
 use contract::paths::LB;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// It answers within a millisecond; a node that is busy may be late.
-const SILENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(300);
 /// An answer is some two hundred bytes.
 const ANSWER_MAX: u64 = 4096;
 
 /// Asks.
-pub(super) fn haproxy() -> Result<Masters, String> {
+pub(super) fn haproxy() -> Result<Masters, Silence> {
+    let stream = UnixStream::connect(format!("{LB}/sock/health"));
+    let stream = stream.map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
+        _ => Silence::Mute(e.to_string()),
+    })?;
+    answer(stream).map_err(Silence::Mute)
+}
+
+fn answer(mut stream: UnixStream) -> Result<Masters, String> {
     let mut text = String::new();
-    // The socket's queue may be full where nobody accepts; a connection to a local socket does not block otherwise.
-    let mut stream = UnixStream::connect(format!("{LB}/sock/health")).map_err(|e| e.to_string())?;
     let bound = |left: Duration| left.max(Duration::from_millis(1));
-    let deadline = Instant::now() + SILENCE;
-    stream.set_write_timeout(Some(SILENCE)).map_err(|e| e.to_string())?;
+    let deadline = Instant::now() + PATIENCE;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
     let mut buffer = [0; 512];
     while text.len() as u64 <= ANSWER_MAX {

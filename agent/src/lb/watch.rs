@@ -23,6 +23,15 @@ pub(crate) struct Masters {
     pub(crate) reachable: u32,
 }
 
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Nobody listens: it is not there, or only starting. PID 1 sees that for itself.
+    Absent,
+    /// Somebody listens, but does not answer as he should.
+    Mute(String),
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -50,13 +59,17 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Takes an answer, or that there was none, at a moment.
-    pub(crate) fn step(&mut self, now: Duration, answer: Result<Masters, String>) -> Vec<Decision> {
+    pub(crate) fn step(&mut self, now: Duration, answer: Result<Masters, Silence>) -> Vec<Decision> {
         match answer {
             Ok(masters) => {
                 (self.answered, self.silent) = (true, 0);
                 self.masters(now, masters).into_iter().collect()
             }
-            Err(why) if self.answered => {
+            Err(Silence::Absent) => {
+                (self.answered, self.silent) = (false, 0);
+                vec![]
+            }
+            Err(Silence::Mute(why)) if self.answered => {
                 self.silent += 1;
                 if self.silent < SILENT {
                     return vec![];
@@ -64,7 +77,7 @@ impl Watch {
                 (self.answered, self.silent) = (false, 0);
                 vec![Decision::Hangs(format!("{SILENT} requests of the agent got no answer: {why}"))]
             }
-            Err(_) => vec![],
+            Err(Silence::Mute(_)) => vec![],
         }
     }
 
@@ -96,7 +109,8 @@ mod tests {
     fn run(watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
         let times = (0..).map(|i| from_ms + 200 * i);
         let step = |(at, answer): (u64, &Result<u32, ()>)| {
-            let answer = answer.map(|n| Masters { ready: n, reachable: n }).map_err(|()| "timed out".to_owned());
+            let answer =
+                answer.map(|n| Masters { ready: n, reachable: n }).map_err(|()| Silence::Mute("timed out".into()));
             watch.step(Duration::from_millis(at), answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
         };
         times.zip(answers).flat_map(step).collect()
@@ -109,6 +123,12 @@ mod tests {
         assert!(run(&mut watch, 4000, &[Ok(3), Err(()), Ok(3)]).is_empty(), "one silence is none");
         let said = run(&mut watch, 5000, &[Err(()); 20]);
         assert_eq!(said.len(), 1, "said once until it answers again: {said:?}");
+        // It was killed and starts again: refused is not hung.
+        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, reachable: 3 }));
+        for i in 0..9 {
+            assert!(watch.step(Duration::from_secs(21 + i), Err(Silence::Absent)).is_empty());
+        }
+        assert!(run(&mut watch, 40_000, &[Err(()); 9]).is_empty(), "not before it answered");
         assert!(said[0].0 == 5200 && matches!(&said[0].1, Decision::Hangs(w) if w.contains("timed out")));
     }
 
@@ -132,7 +152,7 @@ mod tests {
             let mut last = (0, Duration::ZERO);
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;
-                let answer = answer.map(|n| Masters { ready: 0, reachable: n }).ok_or_else(String::new);
+                let answer = answer.map(|n| Masters { ready: 0, reachable: n }).ok_or(Silence::Mute(String::new()));
                 for decision in watch.step(now, answer) {
                     if let Decision::Weighs { weight, .. } = decision {
                         prop_assert!(weight != last.0 && (weight == 0 || weight == NO_MASTER));

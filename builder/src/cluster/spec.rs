@@ -417,7 +417,7 @@ mod tests {
                 "no node has the role master: nobody to send clients to",
             ),
             (
-                t.replace("image = \"standin\"", ""),
+                t.replace("image = \"test/standin\"", ""),
                 "the role `master` is not in this version of quorate; it runs etcd, lb",
             ),
             (

@@ -231,11 +231,17 @@ impl World {
 
     fn drain_events(&mut self) {
         while let Some(event) = self.events.pop_front() {
-            let exited = match &event {
+            let mut exited = match &event {
                 Event::Exited { service, .. } | Event::SpawnFailed { service, .. } => Some(service.clone()),
                 _ => None,
             };
             for action in self.supervisor.step(boottime_ms(), &event) {
+                // What belonged to the process that ended goes before a new one of the same service comes.
+                if let Action::Spawn { service } | Action::After { service } = &action
+                    && let Some(ended) = exited.take_if(|e| e == service)
+                {
+                    self.clear(ended);
+                }
                 self.act(action);
             }
             if let Some(service) = exited {

@@ -216,14 +216,15 @@ impl Supervisor {
                 if now.saturating_sub(since) >= GOOD {
                     (entry.delay, entry.flaps) = (BACKOFF_MIN, 0);
                 }
-                entry.flaps += 1;
                 let (service, why) = (name.to_owned(), how.to_owned());
                 actions.push(Action::Failed { service, why, again: entry.delay });
+                self.flapped(i, actions);
             }
             State::Stopping { .. } => {}
             State::After { .. } => return self.cleared(now, i),
             State::Waiting | State::Clearing { .. } | State::Backoff { .. } | State::Down => return,
         }
+        let entry = &mut self.entries[i];
         if entry.service.kills == Kills::Cgroup {
             actions.push(Action::Kill { service: name.into(), whole: true });
         }
@@ -270,8 +271,21 @@ impl Supervisor {
             actions.push(Action::Failed { service: service.clone(), why, again: entry.delay });
             // What hangs does not hear, and the sooner it is gone the sooner it is back.
             actions.push(Action::Kill { service, whole: true });
-            entry.flaps += 1;
             entry.state = State::Stopping { deadline: now + KILL, killed: true };
+            self.flapped(i, actions);
+        }
+    }
+
+    /// It failed once more without having run for long: what is bound to it is told, once.
+    fn flapped(&mut self, i: usize, actions: &mut Vec<Action>) {
+        self.entries[i].flaps += 1;
+        if self.entries[i].flaps != FLAPS {
+            return;
+        }
+        let other = &self.entries[i].service.name;
+        for entry in self.entries.iter().filter(|e| e.service.bound_to.contains(other)) {
+            let (service, other) = (entry.service.name.clone(), other.clone());
+            actions.push(Action::Distrusts { service, other, good: GOOD });
         }
     }
 
@@ -305,15 +319,9 @@ impl Supervisor {
             if !matches!(entry.state, State::Running { .. }) || entry.service.bound_to.iter().all(runs) {
                 continue;
             }
-            let service = entry.service.name.clone();
-            actions.push(Action::Terminate { service: service.clone() });
+            actions.push(Action::Terminate { service: entry.service.name.clone() });
             self.entries[i].state = State::Stopping { deadline: now + self.entries[i].patience(), killed: false };
             self.entries[i].in_order = true;
-            for other in self.entries[i].service.bound_to.clone() {
-                if self.index(&other).is_some_and(|j| self.entries[j].flaps >= FLAPS) {
-                    actions.push(Action::Distrusts { service: service.clone(), other, good: GOOD });
-                }
-            }
         }
     }
 

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// No stream is held for longer: one that is neither cut nor says anything would be for ever. Guest time.
 const HOLD_MAX: Duration = Duration::from_secs(120);
 
+/// A stream that is to be held may take so long until it begins. Guest time.
+const OPEN: Duration = Duration::from_secs(5);
+
 /// The client.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -52,8 +55,9 @@ impl Client {
 
     /// Holds a stream that says something now and then, until `stop` is set or it is cut.
     pub fn hold(&self, path: &str, clock: Clock, stop: &AtomicBool) -> Result<Held> {
-        let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(Some(self.bound));
-        let bounds = bounds.timeout_recv_response(Some(self.bound)).timeout_recv_body(Some(clock.host(HOLD_MAX)));
+        let open = Some(clock.host(OPEN));
+        let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(open);
+        let bounds = bounds.timeout_recv_response(open).timeout_recv_body(Some(clock.host(HOLD_MAX)));
         let mut stream = bounds.build().call()?.into_body().into_reader();
         let began = Instant::now();
         let (mut last, mut silence) = (began, Duration::ZERO);
