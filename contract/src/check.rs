@@ -62,6 +62,33 @@ pub fn check(config: &NodeConfig, network: &NetworkConfig) -> Vec<Problem> {
     c.0
 }
 
+/// What is odd but not wrong.
+pub fn warnings(config: &NodeConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for role in config.roles.iter().filter(|r| !Role::RUN_BY_THIS_VERSION.contains(r)) {
+        warnings.push(format!("quorate.roles: `{role}` is not in this version of quorate"));
+    }
+    if let Some(lb) = config.lb.as_ref().filter(|l| l.provided_by == ProvidedBy::Vip) {
+        if lb.peers.len() == 1 {
+            warnings.push(ONE_BALANCER.into());
+        }
+        warnings.extend(advert_warning(lb.advert_ms));
+    }
+    warnings
+}
+
+/// A virtual IP that cannot move.
+pub const ONE_BALANCER: &str = "one load balancer: the virtual IP goes with it; two survive the loss of one";
+/// Advertisements faster than this are for hosts that never pause. Milliseconds.
+const ADVERT_WARNING_MS: u32 = 50;
+
+/// What is to be said of an advertisement interval.
+pub fn advert_warning(advert_ms: u32) -> Option<String> {
+    let text =
+        || format!("advertisements every {advert_ms} ms: a pause of a load balancer's host is taken for its loss");
+    (advert_ms < ADVERT_WARNING_MS).then(text)
+}
+
 fn check_roles(c: &mut Checker, config: &NodeConfig) {
     c.unless(!config.roles.is_empty(), "quorate.roles", || {
         "expected at least one of master, etcd, lb, worker; no role is ever guessed".into()
@@ -335,6 +362,12 @@ mod tests {
         }
         let config: NodeConfig = serde_json::from_value(lb).expect("the schema");
         check(&config, &network()).iter().map(|p| format!("{p}\n")).collect()
+    }
+
+    #[test]
+    fn what_is_odd_is_told() {
+        assert_eq!(advert_warning(50), None);
+        assert!(advert_warning(20).is_some_and(|w| w.starts_with("advertisements every 20 ms")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::cloud_config;
 use crate::decode::decode;
 use crate::network_config;
-use contract::check::check;
+use contract::check::{check, warnings};
 use contract::network::NetworkConfig;
 use contract::node::{Ca, NodeConfig, Role};
 use contract::seed::NodeSeed;
@@ -66,6 +66,7 @@ pub fn assemble(source: &str, files: &Files, transport: Transport) -> Result<Nod
     };
     notices.extend(user.ignored.iter().map(|k| format!("user-data: `{k}` is passed over")));
     name(&mut user.node, [meta.local_hostname, meta.hostname, user.hostname], &mut notices);
+    notices.extend(warnings(&user.node));
     let holds_data = user.node.roles.iter().any(|r| matches!(r, Role::Etcd | Role::Master));
     let network = match files.network_config.as_deref().map(network) {
         None => NetworkConfig::default(),

@@ -109,14 +109,18 @@ pub(crate) fn nodes(status: &Status) {
 }
 
 /// The end of `up`: the tables, and how to talk to it.
-pub(crate) fn ready(spec: &Spec, file: &Path) -> Result<()> {
+pub(crate) fn ready(spec: &Spec, path: &Path) -> Result<()> {
     let status = ask_status(&spec.cluster.name)?;
     nodes(&status);
     println!();
-    etcd_tables(spec, file, &status)?;
+    etcd_tables(spec, path, &status)?;
     let own = std::env::current_exe().map_or_else(|_| "quorate".into(), |p| p.display().to_string());
-    let file = file.display();
+    let file = path.display();
     println!("\ntalk to it:\n  eval \"$({own} cluster env {file})\"; etcdctl member list");
+    if let (Some(api), Some(vip)) = (status.api, spec.cluster.virtual_ip()) {
+        let ca = std::path::absolute(dir_of(spec, path, "seed"))?.join("cluster-ca.crt");
+        println!("  curl --cacert {} https://{api}/readyz   # the virtual IP {vip}", ca.display());
+    }
     println!("end it:\n  {own} cluster down {file}");
     Ok(())
 }

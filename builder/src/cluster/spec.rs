@@ -2,7 +2,7 @@
 
 use crate::place::{Misplaced, Refused};
 use anyhow::{Context, Result};
-use contract::check::is_label;
+use contract::check::{ONE_BALANCER, advert_warning, is_label};
 use contract::node::{ADVERT_MS, Etcd, ProvidedBy, Role, State};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -244,18 +244,13 @@ fn parse(path: &Path, text: &str) -> Result<Spec> {
     }
     let balancers = nodes.iter().filter(|n| n.roles.contains(&Role::Lb)).count();
     if balancers == 1 && written.cluster.provided_by == ProvidedBy::Vip {
-        warnings.push("one load balancer: the virtual IP goes with it; two survive the loss of one".into());
+        warnings.push(ONE_BALANCER.into());
     }
-    if balancers > 0 && lb.advert_ms < ADVERT_WARNING_MS {
-        warnings.push(format!(
-            "lb.advert: below {ADVERT_WARNING_MS}ms a pause of a load balancer's host is taken for its loss"
-        ));
+    if balancers > 0 {
+        warnings.extend(advert_warning(lb.advert_ms));
     }
     Ok(Spec { cluster: written.cluster, network: written.network, etcd, lb, nodes, lab: written.lab, warnings })
 }
-
-/// Advertisements this fast are for hosts that never pause.
-const ADVERT_WARNING_MS: u32 = 50;
 
 fn placement(w: &Written) -> Vec<(usize, String)> {
     let mut problems = Vec::new();
@@ -438,7 +433,7 @@ mod tests {
             .replace("name = \"lb-2\"\nroles = [\"lb\"]", "name = \"lb-2\"\nroles = [\"etcd\"]\nstate = \"ephemeral\"");
         let alone = parse(Path::new("t"), &alone.replace("\"100ms\"", "\"20ms\"")).expect("good");
         assert!(alone.warnings.iter().any(|w| w.contains("one load balancer")), "{:?}", alone.warnings);
-        assert!(alone.warnings.iter().any(|w| w.contains("below 50ms")), "{:?}", alone.warnings);
+        assert!(alone.warnings.iter().any(|w| w.contains("every 20 ms")), "{:?}", alone.warnings);
     }
 
     #[test]
