@@ -19,12 +19,12 @@ const PATIENT: Duration = Duration::from_secs(20);
 fn main() -> Result<()> {
     node()?;
     let ours = Lab::new("ours", &description());
-    let rows = ours.rows(20, 4);
+    let rows = ours.rows(20, 3);
     throughput(&ours)?;
     drop(ours);
     let guide = description().replace("roles = [\"lb\"]", "image = \"test/guide\"\nroles = [\"lb\"]");
     let guide = Lab::new("kubeadm's guide", &guide);
-    let beside = guide.rows(4, 2);
+    let beside = guide.rows(2, 1);
     println!("## longest time without an answer, ms: least, median, most of the runs");
     for ((what, ours), (_, guide)) in rows.iter().zip(&beside) {
         println!("{what}: ours {}; kubeadm's guide {}", spread(ours), spread(guide));

@@ -64,9 +64,12 @@ fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> Result<T, String> {
     }
 }
 
-/// The port to the host.
+/// The port to the host, and what was said on it.
 #[derive(Debug)]
-pub(crate) struct Voice(File);
+pub(crate) struct Voice {
+    port: File,
+    said: Vec<FromNode>,
+}
 
 impl Voice {
     pub(crate) fn open() -> Result<Self, String> {
@@ -78,7 +81,7 @@ impl Voice {
         })?;
         let path = std::path::Path::new("/dev").join(node);
         let open = || File::options().read(true).write(true).open(&path).ok();
-        wait_for(&path.display().to_string(), open).map(Self)
+        wait_for(&path.display().to_string(), open).map(|port| Self { port, said: Vec::new() })
     }
 
     /// A line, on the console too.
@@ -86,10 +89,9 @@ impl Voice {
         console(text);
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
         let ms = u64::try_from(now.as_millis()).unwrap_or_default();
-        if let Ok(mut line) = serde_json::to_vec(&FromNode::Said { ms, text: text.into() }) {
-            line.push(b'\n');
-            // Nobody listens: nobody is told.
-            let _ = self.0.write_all(&line);
+        self.said.push(FromNode::Said { ms, text: text.into() });
+        if let Some(last) = self.said.last() {
+            tell(&mut self.port, last);
         }
     }
 
@@ -106,12 +108,25 @@ impl Voice {
     }
 
     /// The host's words as they come.
-    pub(crate) fn hear_words(self, take: impl Fn(ToNode)) {
-        for line in BufReader::new(self.0).lines().map_while(Result::ok) {
-            if let Ok(word) = ToNode::parse(&line) {
-                take(word);
+    pub(crate) fn hear_words(mut self, take: impl Fn(ToNode)) {
+        let Ok(port) = self.port.try_clone() else { return };
+        // A report ends what the host waits for, even one of nothing.
+        self.said.push(FromNode::Report { report: Box::default() });
+        for line in BufReader::new(port).lines().map_while(Result::ok) {
+            match ToNode::parse(&line) {
+                Ok(ToNode::Hello) => self.said.iter().for_each(|what| tell(&mut self.port, what)),
+                Ok(word) => take(word),
+                Err(_) => {}
             }
         }
+    }
+}
+
+/// Nobody listens: nobody is told.
+fn tell(port: &mut File, what: &FromNode) {
+    if let Ok(mut line) = serde_json::to_vec(what) {
+        line.push(b'\n');
+        let _ = port.write_all(&line);
     }
 }
 
