@@ -9,8 +9,9 @@ use qemu_tests::{BOOT, Node, READY, image_of};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Host seconds per guest second of five VMs that run already and do little.
-const RESTORED: &str = "4";
+/// Host seconds per guest second of five VMs that run already and do little. At 4 two cores do not bear it: the emulator
+/// translates the other load balancer's code while clients wait, and a third of the gaps is twice as long as the rest.
+const RESTORED: &str = "8";
 /// Before and after a fault, in guest time.
 const CALM: Duration = Duration::from_millis(500);
 /// A client this patient sees a stall, and not a failure.
