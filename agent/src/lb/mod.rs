@@ -38,6 +38,8 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
     if let Some(vip) = vip {
         let link = vip::link_of(&mut netlink, config.node.address)?;
         write("link.conf", &format!("$LINK={link}\n"))?;
+        // What an agent before this one wrote: this one has seen nothing yet.
+        write("masters", "0\n")?;
         channel.done(LINK)?;
         stranger::listen(config, vip, channel);
     }
