@@ -4,7 +4,7 @@
 TARGET := x86_64-unknown-linux-gnu
 NODE := target/$(TARGET)/node
 QUORATE := target/debug/quorate
-CLUSTER ?= examples/lb.toml
+CLUSTER ?= examples/stacked.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help up down check test soak bench build image deps fuzz clean
@@ -55,6 +55,8 @@ build: deps
 image: build
 	$(QUORATE) image build etcd --update-vanished
 	$(QUORATE) image build lb --update-vanished
+	$(QUORATE) image build master-etcd --update-vanished
+	$(QUORATE) image build worker --update-vanished
 	$(QUORATE) image build qemu-tests/standin/standin.toml --init target/debug/quorate-standin --out out/test/standin --update-vanished
 
 deps:

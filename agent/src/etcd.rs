@@ -1,6 +1,7 @@
 //! etcd's JSON gateway (its `api/etcdserverpb/rpc.proto` as grpc-gateway maps it), with the agent's certificate: of the
 //! member on this node, or of another one when this node joins. 64-bit numbers are strings in JSON.
 
+use base64::Engine;
 use contract::paths::PKI;
 use contract::ports::ETCD_CLIENT;
 use serde::Deserialize;
@@ -62,6 +63,12 @@ pub(crate) struct Member {
 #[serde(default)]
 struct Members {
     members: Vec<Member>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Range {
+    kvs: Vec<Value>,
 }
 
 /// A connection to one member.
@@ -129,6 +136,18 @@ impl Gateway {
         self.call::<Members>("cluster/member/list", &json!({ "linearizable": true })).map(|m| m.members)
     }
 
+    /// Whether there is a key with a prefix, as a majority knows it.
+    fn has_keys(&self, prefix: &[u8]) -> Result<bool, String> {
+        let encoded = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        // The end of a prefix's range is its last byte plus one (etcd's API reference, "Key ranges").
+        let mut end = prefix.to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let body = json!({ "key": encoded(prefix), "range_end": encoded(&end), "limit": 1, "keys_only": true });
+        self.call::<Range>("kv/range", &body).map(|r| !r.kvs.is_empty())
+    }
+
     /// Takes a member out; answers who is left.
     pub(crate) fn remove(&self, id: &str) -> Result<Vec<Member>, String> {
         self.call::<Members>("cluster/member/remove", &json!({ "ID": id })).map(|m| m.members)
@@ -149,6 +168,11 @@ impl Gateway {
 /// Whether the member on this node sees a leader.
 pub(crate) fn sees_leader() -> bool {
     Gateway::local().and_then(|g| g.status()).is_ok_and(|s| s.sees_leader())
+}
+
+/// Whether etcd has a key with a prefix.
+pub(crate) fn has_keys(prefix: &[u8]) -> Result<bool, String> {
+    Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), SILENCE)?.has_keys(prefix)
 }
 
 /// etcd's words for why not.

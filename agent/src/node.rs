@@ -1,4 +1,4 @@
-//! The verb `node`: leaf certificates, etcd's membership, the saved time. It may be restarted at any moment: every step
+//! The verb `node`: leaf certificates, etcd's membership, Kubernetes' part, the saved time. It may be restarted at any moment: every step
 //! finds out anew what is done already.
 
 use crate::channel::Channel;
@@ -7,7 +7,7 @@ use crate::membership::join;
 use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
 use crate::membership::{digest, initial_cluster};
-use crate::{clock, etcd, lb, pki};
+use crate::{clock, etcd, kube, lb, pki};
 use contract::control::condition::{FORMED, MEMBER, PKI};
 use contract::node::{NodeConfig, Role};
 use contract::ports::MEMBERSHIP;
@@ -41,12 +41,15 @@ pub(crate) fn run() -> Result<(), String> {
     let channel = Channel;
     let text = std::fs::read(paths::NODE_JSON).map_err(|e| format!("{}: {e}", paths::NODE_JSON))?;
     let seed: NodeSeed = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", paths::NODE_JSON))?;
-    let config = seed.node;
+    let config = seed.node.clone();
     let mut issued = clock::now();
     pki::write_all(&config, issued)?;
     channel.done(PKI)?;
     if config.roles.contains(&Role::Lb) {
         balance(&config, channel);
+    }
+    if config.has_kubelet() {
+        kube::look_after(&seed, channel)?;
     }
     if config.roles.contains(&Role::Etcd) {
         member(&config, channel)?;

@@ -1,14 +1,18 @@
 //! Leaf certificates: made on the node, on tmpfs, by the CAs of its own domain. No leaf ever travels in metadata.
 //!
-//! Contents as kubeadm's, with three CAs for etcd instead of one (peer, server, client). ECDSA P-256.
+//! Contents as kubeadm's (which of them a node has stands in `leaves.rs`), with three CAs for etcd instead of one (peer,
+//! server, client). ECDSA P-256.
 
-use contract::node::{Ca, NodeConfig, Role};
+pub(crate) mod files;
+pub(crate) mod leaves;
+
+use contract::node::{Ca, NodeConfig, Pki};
 use contract::{paths, users};
+use leaves::{Leaf, leaves};
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,53 +26,6 @@ const BACKDATED_MINUTES: u64 = 60;
 /// The only provider of cryptography.
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// A certificate to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leaf {
-    /// Below [`paths::PKI`], without ending.
-    pub(crate) file: &'static str,
-    /// Which CA.
-    pub(crate) ca: &'static str,
-    pub(crate) cn: String,
-    pub(crate) server: bool,
-    pub(crate) client: bool,
-    pub(crate) dns: Vec<String>,
-    pub(crate) ips: Vec<IpAddr>,
-    /// Who reads it.
-    pub(crate) owner: u32,
-}
-
-/// The leaves of a node, by its roles: pure.
-pub(crate) fn leaves(config: &NodeConfig) -> Vec<Leaf> {
-    let mut leaves = Vec::new();
-    let (name, address) = (config.name().to_owned(), config.node.address);
-    if config.roles.contains(&Role::Etcd) {
-        let leaf = |file, ca, server| Leaf {
-            file,
-            ca,
-            cn: name.clone(),
-            server,
-            client: true,
-            dns: vec![name.clone()],
-            ips: vec![address],
-            owner: users::ETCD,
-        };
-        leaves.push(leaf("etcd/peer", "etcd_peer_ca", true));
-        let mut server = leaf("etcd/server", "etcd_server_ca", true);
-        server.dns.push("localhost".into());
-        server.ips.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
-        leaves.push(server);
-        leaves.push(Leaf {
-            cn: "quorate-agent".into(),
-            dns: vec![],
-            ips: vec![],
-            owner: users::ROOT,
-            ..leaf("etcd/agent-client", "etcd_server_ca", false)
-        });
-    }
-    leaves
 }
 
 /// A made leaf: PEM.
@@ -86,6 +43,9 @@ pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result
     let issuer = Issuer::from_ca_cert_pem(&ca.cert, ca_key).map_err(|e| bad("its certificate", &e))?;
     let key = KeyPair::generate().map_err(|e| bad("making a key", &e))?;
     let mut p = CertificateParams::default();
+    if let Some(group) = leaf.group {
+        p.distinguished_name.push(DnType::OrganizationName, group);
+    }
     p.distinguished_name.push(DnType::CommonName, &leaf.cn);
     let begin = i64::try_from(now)
         .ok()
@@ -123,18 +83,16 @@ pub(crate) fn life(config: &NodeConfig) -> u64 {
 /// Makes all leaves and puts them, with the CAs that verify others, where their readers look.
 pub(crate) fn write_all(config: &NodeConfig, now: u64) -> Result<(), String> {
     let p = &config.pki;
-    let ca = |name: &str| match name {
-        "etcd_peer_ca" => p.etcd_peer_ca.as_ref(),
-        "etcd_server_ca" => p.etcd_server_ca.as_ref(),
-        _ => None,
-    };
     for leaf in leaves(config) {
-        let ca = ca(leaf.ca).ok_or_else(|| format!("quorate.pki.{} is missing", leaf.ca))?;
+        let ca = authority(p, leaf.ca).ok_or_else(|| format!("quorate.pki.{} is missing", leaf.ca))?;
         let made = issue(&leaf, ca, life(config), now)?;
         // The key first: a reader between the two writes sees a pair that does not match and tries again, which is
         // what etcd does at its next handshake.
         put(&format!("{}.key", leaf.file), &made.key, 0o600, leaf.owner)?;
         put(&format!("{}.crt", leaf.file), &made.cert, 0o644, leaf.owner)?;
+    }
+    for file in files::files(config)? {
+        put(&file.name, &file.content, file.mode, file.owner)?;
     }
     if let (Some(peer), Some(server), Some(client)) = (&p.etcd_peer_ca, &p.etcd_server_ca, &p.etcd_client_ca) {
         put("etcd/peer-ca.crt", &peer.cert, 0o644, users::ROOT)?;
@@ -145,12 +103,26 @@ pub(crate) fn write_all(config: &NodeConfig, now: u64) -> Result<(), String> {
     Ok(())
 }
 
+fn authority<'a>(p: &'a Pki, name: &str) -> Option<&'a Ca> {
+    match name {
+        leaves::PEER_CA => p.etcd_peer_ca.as_ref(),
+        leaves::SERVER_CA => p.etcd_server_ca.as_ref(),
+        leaves::CLIENT_CA => p.etcd_client_ca.as_ref(),
+        leaves::CLUSTER_CA => p.cluster_ca.as_ref(),
+        leaves::FRONT_PROXY_CA => p.front_proxy_ca.as_ref(),
+        _ => None,
+    }
+}
+
 fn ended(pem: &str) -> String {
     if pem.ends_with('\n') { pem.into() } else { format!("{pem}\n") }
 }
 
 fn put(file: &str, text: &str, mode: u32, owner: u32) -> Result<(), String> {
     let path = Path::new(paths::PKI).join(file);
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
     write_file(&path, text, mode, owner).map_err(|e| format!("{}: {e}", path.display()))
 }
 

@@ -6,7 +6,7 @@ use crate::debian::deb;
 use crate::digest::{sha256, sha256_of};
 use crate::fetch::{Fetcher, Wanted};
 use crate::format::initrd::{self, Entry};
-use crate::format::squashfs;
+use crate::format::{oci, squashfs};
 use crate::lock::{Lock, LockedPackage};
 use crate::output::Output;
 use crate::plan::Plan;
@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::tree::{Node, Tree};
 use anyhow::{Context, Result};
 use contract::image::{ComponentEntry, ImageInfo, Manifest, Modules, PackageEntry, RootImage};
+use contract::node::Role;
 use contract::paths;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -138,16 +139,26 @@ fn root(
         let taken = &profile.components[&recipe.name].take;
         let mut binaries = BTreeMap::new();
         for name in taken {
-            let digest =
-                built.get(name).with_context(|| format!("components.{}: it builds no `{name}`", recipe.name))?;
-            let bytes = store.get(digest).with_context(|| format!("{name} vanished from the store"))?;
-            tree.put(&format!("/usr/bin/{name}"), Node::file(0o755, bytes))?;
-            binaries.insert(name.clone(), digest.clone());
+            let program = recipe.program(name).and_then(|p| Some((p, built.get(&p.name)?)));
+            let (program, digest) =
+                program.with_context(|| format!("components.{}: it builds no `{name}`", recipe.name))?;
+            let path = |name: &str| format!("{}/{name}", recipe.dir());
+            if !binaries.contains_key(&program.name) {
+                let bytes = store.get(digest).with_context(|| format!("{name} vanished from the store"))?;
+                tree.put(&path(&program.name), Node::file(0o755, bytes))?;
+                binaries.insert(program.name.clone(), digest.clone());
+            }
+            if *name != program.name {
+                tree.put(&path(name), Node::link(&program.name))?;
+            }
         }
         components.push(ComponentEntry { name: recipe.name.clone(), version: recipe.version().into(), binaries });
     }
     tree.put(paths::INIT, Node::file(0o755, inputs.init))?;
     tree.put(paths::AGENT, Node::file(0o755, inputs.agent))?;
+    if [Role::Master, Role::Worker].iter().any(|r| profile.roles.contains(r)) {
+        tree.put(paths::PAUSE_IMAGE, Node::file(0o644, oci::pause(inputs.init)?))?;
+    }
     let manifest = Manifest {
         manifest_version: 1,
         name: profile.name.clone(),

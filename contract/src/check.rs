@@ -1,5 +1,7 @@
 //! Whether a configuration makes sense: the same function at seed time, in `quorate config validate`, and at boot.
 
+mod kubernetes;
+
 use crate::nearest::nearest;
 use crate::network::NetworkConfig;
 use crate::node::{Ca, Lb, NodeConfig, ProvidedBy, Role, State};
@@ -52,6 +54,7 @@ pub fn check(config: &NodeConfig, network: &NetworkConfig) -> Vec<Problem> {
     check_etcd(&mut c, config);
     check_masters(&mut c, config);
     check_lb(&mut c, config, network);
+    kubernetes::check(&mut c, config);
     check_pki(&mut c, config);
     check_state(&mut c, config);
     let address = config.node.address;
@@ -65,9 +68,6 @@ pub fn check(config: &NodeConfig, network: &NetworkConfig) -> Vec<Problem> {
 /// What is odd but not wrong.
 pub fn warnings(config: &NodeConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    for role in config.roles.iter().filter(|r| !Role::RUN_BY_THIS_VERSION.contains(r)) {
-        warnings.push(format!("quorate.roles: `{role}` is not in this version of quorate"));
-    }
     if let Some(lb) = config.lb.as_ref().filter(|l| l.provided_by == ProvidedBy::Vip) {
         if lb.peers.len() == 1 {
             warnings.push(ONE_BALANCER.into());
@@ -280,7 +280,6 @@ fn check_pki(c: &mut Checker, config: &NodeConfig) {
         (false, true) => May::Certificate,
         (false, false) => May::Nothing,
     };
-    let master_apart = has(Role::Master) && !has(Role::Etcd);
     let rows = [
         ("cluster_ca", &p.cluster_ca, level(has(Role::Master), has(Role::Lb) || has(Role::Worker)), "master"),
         ("front_proxy_ca", &p.front_proxy_ca, level(has(Role::Master), false), "master"),
@@ -295,18 +294,21 @@ fn check_pki(c: &mut Checker, config: &NodeConfig) {
             (Some(_), May::Nothing) => c.say(&key, format!("on a node without `{role}`: it must not travel there")),
             (None, May::Certificate) => c.say(&format!("{key}.cert"), "is missing; the node's roles need it"),
             (None, May::Key) => c.say(&key, "is missing; the node's roles need its certificate and key"),
-            (Some(ca), may) => check_ca(c, &key, ca, may, role, name == "etcd_client_ca" && !master_apart),
+            (Some(ca), may) => check_ca(c, &key, ca, may, role),
         }
     }
     c.unless(p.service_account.is_none() || has(Role::Master), "quorate.pki.service_account", || {
         "on a node without `master`: it must not travel there".into()
+    });
+    c.unless(p.service_account.is_some() || !has(Role::Master), "quorate.pki.service_account", || {
+        "is missing; a master signs service accounts' tokens".into()
     });
     c.unless(p.leaf_minutes.is_none_or(|m| (5..=5_256_000).contains(&m)), "quorate.pki.leaf_minutes", || {
         "expected 5 minutes to ten years".into()
     });
 }
 
-fn check_ca(c: &mut Checker, key: &str, ca: &Ca, may: May, role: &str, key_optional: bool) {
+fn check_ca(c: &mut Checker, key: &str, ca: &Ca, may: May, role: &str) {
     c.unless(ca.cert.trim_start().starts_with("-----BEGIN CERTIFICATE-----"), &format!("{key}.cert"), || {
         "expected a PEM certificate".into()
     });
@@ -315,7 +317,7 @@ fn check_ca(c: &mut Checker, key: &str, ca: &Ca, may: May, role: &str, key_optio
         (Some(_), May::Certificate) => {
             c.say(&key_name, format!("on a node without `{role}`: it must not travel there"));
         }
-        (None, May::Key) if !key_optional => c.say(&key_name, "is missing; the node issues its own certificates"),
+        (None, May::Key) => c.say(&key_name, "is missing; the node issues its own certificates"),
         (Some(k), _) => c.unless(k.contains("PRIVATE KEY-----"), &key_name, || "expected a PEM private key".into()),
         _ => {}
     }

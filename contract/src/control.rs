@@ -26,8 +26,14 @@ pub mod condition {
     pub const TIME: &str = "time";
     /// The interface of the virtual IP stands in keepalived's `link.conf`.
     pub const LINK: &str = "link";
+    /// The apiserver on this node is ready.
+    pub const API: &str = "api";
+    /// The cluster's objects were applied once, or others of the cluster see to them.
+    pub const OBJECTS: &str = "objects";
+    /// The API says that this node is Ready.
+    pub const NODE_READY: &str = "node-ready";
     /// All conditions.
-    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, TIME, LINK];
+    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, TIME, LINK, API, OBJECTS, NODE_READY];
 }
 
 /// From an agent to PID 1.

@@ -25,6 +25,7 @@ pub mod cmdline;
 pub mod control;
 pub mod disk;
 pub mod image;
+pub mod kube;
 pub mod nearest;
 pub mod network;
 pub mod node;

@@ -27,9 +27,6 @@ pub enum Role {
 }
 
 impl Role {
-    /// The roles this version of quorate runs; the others are part of the schema already.
-    pub const RUN_BY_THIS_VERSION: &[Self] = &[Self::Etcd, Self::Lb];
-
     /// The word in the configuration.
     pub fn word(self) -> &'static str {
         match self {
@@ -263,18 +260,24 @@ pub struct StateDisk {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kubernetes {
-    /// By node name; a worker carries only its own.
+    /// By node name, `id.secret` as Kubernetes writes them; a worker carries only its own, a master those of all workers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bootstrap_tokens: BTreeMap<String, String>,
-    /// 32 bytes, base64: the key that secrets are encrypted with at rest.
+    /// Workers by name: which names and addresses a kubelet's certificate may carry. On masters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workers: BTreeMap<String, IpAddr>,
+    /// 32 bytes, base64: the key that secrets are encrypted with at rest. On masters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption_key: Option<String>,
     /// Node labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Node taints.
+    /// Node taints, `key=value:Effect` or `key:Effect`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<String>,
+    /// Pods on this node at most; none = the kubelet's default, 110.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pods: Option<u32>,
 }
 
 /// Certificates and keys, PEM. A key stands only where the node's roles need it.
@@ -336,6 +339,9 @@ impl fmt::Debug for KeyPair {
     }
 }
 
+/// What keeps ordinary pods off a master (kubeadm's).
+pub const CONTROL_PLANE_TAINT: &str = "node-role.kubernetes.io/control-plane:NoSchedule";
+
 impl NodeConfig {
     /// The node's name; [`crate::check::check`] guarantees it after the metadata filled it in.
     pub fn name(&self) -> &str {
@@ -362,6 +368,45 @@ impl NodeConfig {
     /// etcd's settings, or their defaults.
     pub fn etcd_settings(&self) -> Etcd {
         self.etcd.clone().unwrap_or_default()
+    }
+
+    /// Whether it has a kubelet: masters and workers do, one each.
+    pub fn has_kubelet(&self) -> bool {
+        self.roles.contains(&Role::Master) || self.roles.contains(&Role::Worker)
+    }
+
+    /// Pods' addresses.
+    pub fn pod_subnet(&self) -> ipnet::IpNet {
+        self.cluster.pod_subnet.unwrap_or_else(|| ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16).into())
+    }
+
+    /// Services' addresses.
+    pub fn service_subnet(&self) -> ipnet::IpNet {
+        self.cluster.service_subnet.unwrap_or_else(|| ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12).into())
+    }
+
+    /// The service address that has a number: 1 is the API's, 10 the DNS's (kubeadm's convention).
+    pub fn service_address(&self, number: u32) -> IpAddr {
+        match self.service_subnet() {
+            ipnet::IpNet::V4(n) => IpAddr::V4((u32::from(n.network()) + number).into()),
+            ipnet::IpNet::V6(n) => IpAddr::V6((u128::from(n.network()) + u128::from(number)).into()),
+        }
+    }
+
+    /// DNS suffix inside the cluster.
+    pub fn dns_domain(&self) -> &str {
+        self.cluster.dns_domain.as_deref().unwrap_or("cluster.local")
+    }
+
+    /// Kubernetes' settings, or none of them.
+    pub fn kubernetes(&self) -> Kubernetes {
+        self.kubernetes.clone().unwrap_or_default()
+    }
+
+    /// Taints of this node: a control plane's, unless it is a worker as well, and those of its configuration.
+    pub fn taints(&self) -> Vec<String> {
+        let own = self.roles.contains(&Role::Master) && !self.roles.contains(&Role::Worker);
+        own.then(|| CONTROL_PLANE_TAINT.to_owned()).into_iter().chain(self.kubernetes().taints).collect()
     }
 
     /// Whether any private key or token stands in it, so that plain http must not carry it.

@@ -65,3 +65,20 @@ pub const ETCD_MARK: &str = "/var/lib/quorate/etcd-member.json";
 pub const CGROUP: &str = "/sys/fs/cgroup/quorate";
 /// PID 1's own leaf.
 pub const CGROUP_INIT: &str = "/sys/fs/cgroup/init";
+
+/// containerd's socket.
+pub const CONTAINERD_SOCK: &str = "/run/containerd/containerd.sock";
+/// Static pods, as the kubelet reads them.
+pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
+/// Static pods that are not to run yet: the agent moves each over when what it needs is there.
+pub const MANIFESTS_PLANNED: &str = "/run/quorate/manifests";
+/// The image that every pod of quorate's own is made of, an OCI archive.
+pub const PAUSE_IMAGE: &str = "/usr/lib/quorate/pause.tar";
+/// The kubelet's directory.
+pub const KUBELET: &str = "/var/lib/kubelet";
+/// The apiserver's audit log.
+pub const AUDIT: &str = "/var/log/kubernetes/audit";
+/// Where a CNI that a user brings puts its programs; `/opt/cni/bin` leads here.
+pub const CNI_BIN: &str = "/var/lib/quorate/cni-bin";
+/// Where the pod network's configuration lies; `/etc/cni/net.d` leads here.
+pub const CNI_NET: &str = "/var/lib/quorate/cni-net.d";

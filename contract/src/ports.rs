@@ -14,3 +14,17 @@ pub const READY: u16 = 2383;
 pub const API: u16 = 6443;
 /// HAProxy's Prometheus endpoint, and `/healthz` for whoever is in front of it: node address.
 pub const LB_METRICS: u16 = 8404;
+/// The kubelet: node address.
+pub const KUBELET: u16 = 10250;
+/// The kubelet's health: 127.0.0.1.
+pub const KUBELET_HEALTH: u16 = 10248;
+/// kube-proxy's metrics: 127.0.0.1.
+pub const PROXY_METRICS: u16 = 10249;
+/// kube-proxy's health: node address.
+pub const PROXY_HEALTH: u16 = 10256;
+/// kube-controller-manager: 127.0.0.1.
+pub const CONTROLLERS: u16 = 10257;
+/// kube-scheduler: 127.0.0.1.
+pub const SCHEDULER: u16 = 10259;
+/// flannel's VXLAN, udp: node address.
+pub const VXLAN: u16 = 8472;

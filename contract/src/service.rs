@@ -30,6 +30,13 @@ pub struct Service {
     /// A program that is run each time its process has ended, before anything else happens to it; program and arguments.
     #[serde(default)]
     pub after: Vec<String>,
+    /// A program that is run when it has ended because the node shuts down; program and arguments. It has as long as
+    /// `farewell_ms` milliseconds.
+    #[serde(default)]
+    pub farewell: Vec<String>,
+    /// See `farewell`.
+    #[serde(default)]
+    pub farewell_ms: u64,
     /// The signal that asks it to end.
     #[serde(default)]
     pub stop: StopSignal,
@@ -73,6 +80,8 @@ pub enum Ready {
     Done(Vec<String>),
     /// `READY=1` first, then the conditions.
     NotifyThenDone(Vec<String>),
+    /// Its process has ended well: it is a program that is run once (systemd's `Type=oneshot`).
+    Ended,
 }
 
 /// The signal that asks a service to end.

@@ -21,6 +21,12 @@ pub const ETCD: u32 = 201;
 pub const HAPROXY: u32 = 202;
 /// chronyd, after it dropped root (the name Debian's build has compiled in).
 pub const CHRONY: u32 = 203;
+/// kube-apiserver.
+pub const APISERVER: u32 = 205;
+/// kube-controller-manager.
+pub const CONTROLLERS: u32 = 206;
+/// kube-scheduler.
+pub const SCHEDULER: u32 = 207;
 
 /// All users, sorted by id.
 pub const USERS: &[User] = &[
@@ -29,8 +35,8 @@ pub const USERS: &[User] = &[
     User { name: "etcd", id: ETCD, home: "/var/lib/etcd" },
     User { name: "haproxy", id: HAPROXY, home: "/" },
     User { name: "_chrony", id: CHRONY, home: "/" },
-    User { name: "kube-apiserver", id: 205, home: "/" },
-    User { name: "kube-controller-manager", id: 206, home: "/" },
-    User { name: "kube-scheduler", id: 207, home: "/" },
+    User { name: "kube-apiserver", id: APISERVER, home: "/" },
+    User { name: "kube-controller-manager", id: CONTROLLERS, home: "/" },
+    User { name: "kube-scheduler", id: SCHEDULER, home: "/" },
     User { name: "nobody", id: 65534, home: "/" },
 ];

@@ -38,6 +38,9 @@ fn main() {
     if name.ends_with("modprobe") {
         std::process::exit(modules::modprobe(arguments));
     }
+    if name.ends_with("/pause") {
+        sys::pause::run();
+    }
     if let Some("supervise") = arguments.next().as_deref() {
         std::process::exit(tables::supervise(arguments.next()));
     }

@@ -101,7 +101,7 @@ impl Report {
                 s.name.clone_from(&e.service.name);
                 s.needs.clone_from(&e.service.needs);
                 s.restarts = e.restarts;
-                if !matches!(e.state, State::Running { ready: true, .. }) {
+                if !matches!(e.state, State::Running { ready: true, .. } | State::Over) {
                     s.ready_ms = None;
                 }
                 s

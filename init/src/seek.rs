@@ -338,6 +338,9 @@ impl World {
         let node = self.node_mut();
         clock::raise(clock::floor(&[node.image.epoch, seed.not_before]));
         let plan = roles::plan(seed)?;
+        for module in &plan.modules {
+            self.load_module(module);
+        }
         execute(&plan, seed)?;
         for notice in &seed.notices {
             self.report.notice("info", notice);
@@ -378,7 +381,7 @@ impl World {
         Ok(())
     }
 
-    /// Loads the module that a device asks for.
+    /// Loads the module that a device asks for, or that has a name.
     pub(crate) fn load_module(&mut self, modalias: &str) {
         if let Some(node) = &mut self.node {
             node.loader.ask(modalias);
@@ -415,6 +418,7 @@ fn readable_by_agent(path: &Path) -> bool {
 
 /// Carries a plan out: dumb.
 pub(crate) fn execute(plan: &roles::NodePlan, seed: &NodeSeed) -> Result<(), String> {
+    plan.sysctl.iter().for_each(|(key, value)| crate::tables::set(key, value));
     for d in &plan.directories {
         write::directory(Path::new(&d.path), d.mode, d.owner).map_err(|e| format!("{}: {e}", d.path))?;
     }

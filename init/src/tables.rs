@@ -28,12 +28,17 @@ pub(crate) fn limits() {
 pub(crate) fn sysctl() -> Result<(), Stop> {
     let text = fs::read_to_string("/usr/lib/sysctl.d/quorate.conf").unwrap_or_default();
     for (key, value) in text.lines().filter_map(|l| l.split_once(" = ")) {
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        if let Err(e) = fs::write(&path, value) {
-            log::say(&format!("sysctl {key}: {e}"));
-        }
+        set(key, value);
     }
     Ok(())
+}
+
+/// One setting.
+pub(crate) fn set(key: &str, value: &str) {
+    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    if let Err(e) = fs::write(&path, value) {
+        log::say(&format!("sysctl {key}: {e}"));
+    }
 }
 
 /// `quorate-init supervise FILE`: runs the services of a JSON list as PID 1 of a PID namespace, with the very

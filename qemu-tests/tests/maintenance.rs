@@ -3,15 +3,16 @@
 use contract::voice::ToNode;
 use qemu_tests::{BOOT, Node, READY, SOON};
 
-/// Boots with a broken seed, expects words on the console, plugs in the good one, expects a ready node.
+/// Boots with a broken seed, expects words on the console (the last of them last), plugs in the good one, expects a ready node.
 fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
     let node = Node::seeded(|t| t.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\"")).expect("seeded");
     let good = node.user_data().expect("user-data");
     let bad = node.write_medium("bad.iso", &edit(&good)).expect("a medium");
     let mut vm = node.boot(vec![bad]).expect("started");
     vm.wait_for("quorate: MAINTENANCE", BOOT).expect("maintenance mode");
-    vm.wait_for("quorate:   probed: /dev/vda", BOOT).expect("what was looked at");
-    for word in words {
+    let [before @ .., last] = words else { panic!("words to expect") };
+    vm.wait_for(last, BOOT).expect("the reason");
+    for word in before {
         assert!(vm.has_said(word), "{word} in\n{}", vm.console.since(0).join("\n"));
     }
     assert!(!vm.has_said("quorate: etcd ready"), "no role runs");
@@ -19,6 +20,9 @@ fn recovers(edit: impl Fn(&str) -> String, words: &[&str]) {
     vm.plug("good", &node.seed_disk()).expect("plugged");
     vm.wait_for(READY, BOOT).expect("a ready node");
 }
+
+/// What was looked at, where nothing usable was found.
+const PROBED: &str = "quorate:   probed: /dev/vda";
 
 #[test]
 fn a_role_that_the_image_lacks() {
@@ -46,12 +50,12 @@ fn as_load_balancer(user_data: &str) -> String {
 
 #[test]
 fn a_typo_under_quorate() {
-    recovers(|t| t.replace("\"roles\"", "\"rolse\""), &["unknown field `rolse`", "did you mean `roles`?"]);
+    recovers(|t| t.replace("\"roles\"", "\"rolse\""), &["unknown field `rolse`", "did you mean `roles`?", PROBED]);
 }
 
 #[test]
 fn truncated_yaml() {
-    recovers(|t| t[..t.len() / 2].to_owned(), &["user-data: line "]);
+    recovers(|t| t[..t.len() / 2].to_owned(), &["user-data: line ", PROBED]);
 }
 
 /// A node's identity is fixed at first boot: what another seed says is told and refused.

@@ -145,7 +145,7 @@ fn answer_one(config: &Arc<ServerConfig>, stream: TcpStream, answer: &impl Fn() 
 mod tests {
     use super::*;
     use crate::membership::mark::Mark;
-    use crate::pki::{issue, leaves, tests as pki};
+    use crate::pki::{issue, leaves::leaves, tests as pki};
     use contract::node::Ca;
 
     fn identity(ca: &Ca) -> Identity {

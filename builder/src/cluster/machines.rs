@@ -74,11 +74,9 @@ fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
     all
 }
 
-/// Where clients outside the lab find the API: the virtual IP.
+/// Where clients outside the lab find the API: the endpoint, where that is an address.
 pub(crate) fn api(spec: &Spec) -> Option<SocketAddr> {
-    let port = spec.cluster.port.unwrap_or(contract::ports::API);
-    let has_balancer = spec.nodes.iter().any(|n| n.roles.contains(&Role::Lb));
-    spec.cluster.virtual_ip().filter(|_| has_balancer).map(|ip| SocketAddr::new(ip, port))
+    spec.endpoint()?.parse().ok()
 }
 
 /// The machines.

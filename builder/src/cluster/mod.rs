@@ -7,6 +7,7 @@ mod secrets;
 mod seed;
 pub(crate) mod show;
 pub(crate) mod spec;
+mod talk;
 mod up;
 
 use crate::cli::cluster::{ClusterArgs, ClusterCommand as Command};
@@ -14,7 +15,7 @@ use crate::keeper::{Request, serve};
 use anyhow::Result;
 
 /// What `cluster new` prints.
-pub(crate) const TEMPLATE: &str = include_str!("../../../examples/lb.toml");
+pub(crate) const TEMPLATE: &str = include_str!("../../../examples/stacked.toml");
 
 /// Dispatches.
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         Command::Restore { name, lab, which } => up::restore(which.file.as_deref(), name, lab),
         Command::Down { file, wipe } => up::down(file.as_deref(), *wipe),
         Command::Status { file, format } => show::status(file.as_deref(), *format),
-        Command::Env { file } => show::env(file.as_deref()),
+        Command::Env { file } => talk::env(file.as_deref()),
         Command::Logs { node, service, follow, lines, which } => {
             let (node, service) = (node.clone(), service.clone());
             operate::print(which, &Request::Logs { node, service, lines: *lines, follow: *follow })

@@ -1,4 +1,5 @@
-//! What is made once and never overwritten: the cluster's id and its CAs (`<name>.secrets/`, 0700, files 0600).
+//! What is made once and never overwritten: the cluster's id, its CAs, keys and tokens (`<name>.secrets/`, 0700, files 0600), and
+//! what is signed with them for the operator.
 
 use crate::store::write_whole_mode;
 use anyhow::{Context, Result};
@@ -25,6 +26,9 @@ const AUTHORITIES: [(&str, &str); 5] = [
 ];
 /// Signs service-account tokens.
 const SERVICE_ACCOUNT: &str = "service-account.key";
+
+/// Encrypts Kubernetes' secrets at rest: 64 hex digits.
+const ENCRYPTION: &str = "encryption-key";
 
 /// The secrets of a cluster.
 #[derive(Debug)]
@@ -53,9 +57,7 @@ impl Secrets {
         }
         let id_path = dir.join("id");
         if !id_path.exists() {
-            let random = KeyPair::generate().context("making the cluster's id")?;
-            let digest = crate::digest::sha256(random.serialize_der().as_slice());
-            keep(&id_path, &format!("{}\n", &digest[..16]))?;
+            keep(&id_path, &format!("{}\n", &random()?[..16]))?;
         }
         for (file, cn) in AUTHORITIES {
             let (cert, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
@@ -70,6 +72,10 @@ impl Secrets {
         if !service_account.exists() {
             let key = KeyPair::generate().context("making the service-account key")?;
             keep(&service_account, &key.serialize_pem())?;
+        }
+        let encryption = dir.join(ENCRYPTION);
+        if !encryption.exists() {
+            keep(&encryption, &format!("{}\n", random()?))?;
         }
         let id = read(&id_path)?.trim().to_owned();
         Ok(Self { id, dir: dir.into() })
@@ -86,13 +92,51 @@ impl Secrets {
         read(&self.dir.join(SERVICE_ACCOUNT))
     }
 
+    /// The key that Kubernetes' secrets are encrypted with at rest: 32 bytes, base64.
+    pub(crate) fn encryption_key(&self) -> Result<String> {
+        use base64::Engine;
+        let hex = read(&self.dir.join(ENCRYPTION))?;
+        let bytes: Vec<u8> = hex
+            .trim()
+            .as_bytes()
+            .chunks(2)
+            .filter_map(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 16).ok())
+            .collect();
+        anyhow::ensure!(bytes.len() == 32, "{}: expected 64 hex digits", self.dir.join(ENCRYPTION).display());
+        Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+    }
+
+    /// The token that a worker asks for its first certificate with, made when it is first asked for: `id.secret`. The id
+    /// follows from the node's name, so that no two nodes have the same.
+    pub(crate) fn bootstrap_token(&self, node: &str) -> Result<String> {
+        let path = self.dir.join("tokens").join(node);
+        if !path.exists() {
+            let id = crate::digest::sha256(format!("{}/{node}", self.id).as_bytes());
+            keep(&path, &format!("{}.{}\n", &id[..6], &random()?[..16]))?;
+        }
+        Ok(read(&path)?.trim().to_owned())
+    }
+
     /// A client certificate for the operator, of the etcd client CA: PEM certificate and key.
     pub(crate) fn etcd_admin(&self) -> Result<Authority> {
-        let ca = self.authority("etcd-client-ca")?;
-        let issuer_key = KeyPair::from_pem(&ca.key).context("reading etcd-client-ca.key")?;
-        let issuer = Issuer::from_ca_cert_pem(&ca.cert, issuer_key).context("reading etcd-client-ca.crt")?;
+        self.client("etcd-client-ca", "etcd-admin", None)
+    }
+
+    /// A client certificate for the operator, of the cluster CA, as kubeadm's `admin.conf` has it.
+    pub(crate) fn kubernetes_admin(&self) -> Result<Authority> {
+        self.client("cluster-ca", "kubernetes-admin", Some("kubeadm:cluster-admins"))
+    }
+
+    fn client(&self, ca: &str, cn: &str, group: Option<&str>) -> Result<Authority> {
+        let authority = self.authority(ca)?;
+        let issuer_key = KeyPair::from_pem(&authority.key).with_context(|| format!("reading {ca}.key"))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&authority.cert, issuer_key).with_context(|| format!("reading {ca}.crt"))?;
         let key = KeyPair::generate()?;
-        let mut params = params("etcd-admin", ADMIN_LIFE);
+        let mut params = params(cn, ADMIN_LIFE);
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let cert = params.signed_by(&key, &issuer)?;
@@ -107,6 +151,12 @@ impl Secrets {
 
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("reading the secret {}", path.display()))
+}
+
+/// 64 hex digits that nobody can guess: the digest of a private key that is made for this and thrown away.
+fn random() -> Result<String> {
+    let key = KeyPair::generate().context("making something random")?;
+    Ok(crate::digest::sha256(key.serialize_der().as_slice()))
 }
 
 /// Writes a secret that is not there yet.

@@ -69,6 +69,10 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
     let admin = secrets.etcd_admin()?;
     keep(&dir.join("etcd-admin.key"), &admin.key)?;
     keep(&dir.join("etcd-admin.crt"), &admin.cert)?;
+    if let Some(endpoint) = spec.endpoint() {
+        let ca = secrets.authority("cluster-ca")?.cert;
+        keep(&dir.join("admin.conf"), &admin_conf(&format!("https://{endpoint}"), &ca, &secrets.kubernetes_admin()?))?;
+    }
     write_whole(&dir.join("cluster-ca.crt"), secrets.authority("cluster-ca")?.cert.as_bytes())?;
     write_whole(&dir.join("etcd-server-ca.crt"), secrets.authority("etcd-server-ca")?.cert.as_bytes())?;
     write_whole(&dir.join(MADE_FROM), digest_of(file)?.as_bytes())?;
@@ -135,7 +139,8 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         pki.etcd_client_ca = ca("etcd-client-ca", true)?;
     }
     let is_balancer = node.roles.contains(&Role::Lb);
-    if is_balancer && !is_master {
+    let is_worker = node.roles.contains(&Role::Worker);
+    if (is_balancer || is_worker) && !is_master {
         pki.cluster_ca = ca("cluster-ca", false)?;
     }
     let c = &spec.cluster;
@@ -147,7 +152,7 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         cluster: node::Cluster {
             name: c.name.clone(),
             id: secrets.id.clone(),
-            endpoint: c.endpoint(),
+            endpoint: spec.endpoint(),
             sans: c.sans.clone(),
             pod_subnet: c.pod_subnet,
             service_subnet: c.service_subnet,
@@ -159,10 +164,48 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         etcd: is_member.then(|| spec.etcd.clone()),
         lb: is_balancer.then(|| lb(spec, &secrets.id)),
         state: node.state.clone().unwrap_or(State::Ephemeral(node::Ephemeral::Ephemeral)),
-        kubernetes: None,
+        kubernetes: (is_master || is_worker).then(|| kubernetes(spec, node, secrets)).transpose()?,
         pki,
         ntp: spec.network.ntp.clone(),
     })
+}
+
+/// A worker knows its own token, a master all of them and whose they are.
+fn kubernetes(spec: &Spec, node: &Node, secrets: &Secrets) -> Result<node::Kubernetes> {
+    let is_master = node.roles.contains(&Role::Master);
+    let workers = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Worker) && !n.roles.contains(&Role::Master));
+    let mine = workers.filter(|w| is_master || w.name == node.name);
+    let mut k = node::Kubernetes {
+        encryption_key: is_master.then(|| secrets.encryption_key()).transpose()?,
+        labels: node.labels.clone(),
+        taints: node.taints.clone(),
+        max_pods: node.max_pods,
+        ..Default::default()
+    };
+    for worker in mine {
+        k.bootstrap_tokens.insert(worker.name.clone(), secrets.bootstrap_token(&worker.name)?);
+        if is_master {
+            k.workers.insert(worker.name.clone(), worker.address.addr());
+        }
+    }
+    Ok(k)
+}
+
+/// The operator's kubeconfig: the endpoint, and all that is needed to ask there.
+pub(crate) fn admin_conf(server: &str, ca: &str, admin: &super::secrets::Authority) -> String {
+    use base64::Engine;
+    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let user = json!({ "client-certificate-data": encoded(&admin.cert), "client-key-data": encoded(&admin.key) });
+    let cluster = json!({ "server": server, "certificate-authority-data": encoded(ca) });
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "quorate", "cluster": cluster }],
+        "users": [{ "name": "kubernetes-admin", "user": user }],
+        "contexts": [{ "name": "quorate", "context": { "cluster": "quorate", "user": "kubernetes-admin" } }],
+        "current-context": "quorate",
+    });
+    format!("{config:#}\n")
 }
 
 /// The load balancers, in the order of cluster.toml: which is their priority.
@@ -216,11 +259,21 @@ mod tests {
         let seed = write(&spec, &file).expect("seeded");
         assert_eq!(write(&spec, &file).expect("again"), seed);
         let read = |name: &str| std::fs::read_to_string(seed.join(name)).expect(name);
-        assert!(read("etcd-1/meta-data").starts_with("instance-id: demo-etcd-1-2\n"));
-        let user_data = read("etcd-1/user-data");
+        assert!(read("master-1/meta-data").starts_with("instance-id: demo-master-1-2\n"));
+        let user_data = read("master-1/user-data");
         assert!(user_data.contains("\"generation\": 2") && !user_data.contains("null"));
-        let mode = std::fs::metadata(seed.join("etcd-1/seed.iso")).expect("there").permissions().mode();
+        let mode = std::fs::metadata(seed.join("master-1/seed.iso")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        insta::assert_snapshot!(read("etcd-1/network-config"));
+        insta::assert_snapshot!(read("master-1/network-config"));
+        // A token is its node's, and nothing of a master's reaches a worker or a load balancer.
+        let worker = read("worker-1/user-data");
+        let worker: serde_json::Value = serde_json::from_str(&worker["#cloud-config\n".len()..]).expect("json");
+        let tokens = worker["quorate"]["kubernetes"]["bootstrap_tokens"].as_object().expect("tokens");
+        assert_eq!(tokens.keys().collect::<Vec<_>>(), ["worker-1"]);
+        assert!(user_data.contains(tokens["worker-1"].as_str().expect("a token")), "the masters know it");
+        for node in ["worker-1/user-data", "lb-1/user-data"] {
+            assert!(!read(node).contains("PRIVATE KEY") && !read(node).contains("encryption_key"), "{node}");
+        }
+        assert!(read("admin.conf").contains("https://10.77.0.10:6443"));
     }
 }

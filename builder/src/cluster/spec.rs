@@ -47,13 +47,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// `host:port` that clients use.
-    pub(crate) fn endpoint(&self) -> Option<String> {
-        let (host, port) = (self.endpoint.as_ref()?, self.port.unwrap_or(contract::ports::API));
-        Some(match host.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, port).to_string(),
-            Err(_) => format!("{host}:{port}"),
-        })
+    fn port(&self) -> u16 {
+        self.port.unwrap_or(contract::ports::API)
     }
 
     /// The virtual IP, where there is to be one.
@@ -122,16 +117,14 @@ pub(crate) struct Node {
     pub(crate) image: Option<String>,
     /// network-config v2 instead of `[network]`.
     pub(crate) network: Option<toml::Table>,
+    /// Of the Kubernetes node.
     #[serde(default)]
-    #[expect(dead_code, reason = "for roles that are not in this version")]
-    labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Of the Kubernetes node, `key=value:Effect`.
     #[serde(default)]
-    #[expect(dead_code, reason = "for roles that are not in this version")]
-    taints: Vec<String>,
-    #[expect(dead_code, reason = "for roles that are not in this version")]
-    max_pods: Option<u32>,
-    #[expect(dead_code, reason = "for roles that are not in this version")]
-    reserved: Option<toml::Table>,
+    pub(crate) taints: Vec<String>,
+    /// Pods on it at most.
+    pub(crate) max_pods: Option<u32>,
 }
 
 /// `[lab]`.
@@ -192,6 +185,21 @@ pub(crate) struct Spec {
     pub(crate) nodes: Vec<Node>,
     pub(crate) lab: Lab,
     pub(crate) warnings: Vec<String>,
+}
+
+impl Spec {
+    /// `host:port` that clients use: the endpoint that is named, or the one master's.
+    pub(crate) fn endpoint(&self) -> Option<String> {
+        let Some(host) = &self.cluster.endpoint else {
+            let master = self.nodes.iter().find(|n| n.roles.contains(&Role::Master))?;
+            return Some(SocketAddr::new(master.address.addr(), contract::ports::API).to_string());
+        };
+        let port = self.cluster.port();
+        Some(match host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, port).to_string(),
+            Err(_) => format!("{host}:{port}"),
+        })
+    }
 }
 
 /// Reads and checks a cluster.toml.
@@ -281,13 +289,6 @@ fn placement(w: &Written) -> Vec<(usize, String)> {
         if node.roles.is_empty() {
             say("has no role; expected at least one of master, etcd, lb, worker".into());
         }
-        // An image of one's own may carry a role that this version has no profile for.
-        if let Some(role) = node.roles.iter().find(|r| !Role::RUN_BY_THIS_VERSION.contains(r))
-            && node.image.is_none()
-        {
-            let words: Vec<_> = Role::RUN_BY_THIS_VERSION.iter().map(|r| r.word()).collect();
-            say(format!("the role `{role}` is not in this version of quorate; it runs {}", words.join(", ")));
-        }
         if node.roles.contains(&Role::Etcd) && node.state.is_none() {
             say("has `etcd` but no `state`: name a disk, or write state = \"ephemeral\"".into());
         }
@@ -319,6 +320,14 @@ fn placement(w: &Written) -> Vec<(usize, String)> {
             }
             _ => {}
         }
+    }
+    let masters = w.node.iter().filter(|n| n.get_ref().roles.contains(&Role::Master));
+    if let Some(second) = masters.clone().nth(1).filter(|_| w.cluster.endpoint.is_none()) {
+        let text = "a second master, but no cluster.endpoint: clients and workers would know the first one only";
+        problems.push((second.span().start, text.into()));
+    }
+    if let Some(at) = with(Role::Worker).filter(|_| masters.clone().next().is_none()) {
+        problems.push((at, "there is a worker, but no node has the role master".into()));
     }
     // Load balancers may stand in front of masters that are not ours to run; whoever keeps data needs a member.
     if with(Role::Etcd).is_none() && with(Role::Lb).is_none() {
@@ -386,7 +395,7 @@ mod tests {
     #[test]
     fn the_template_is_good() {
         let spec = parse(Path::new("t"), crate::cluster::TEMPLATE).expect("good");
-        assert!(spec.warnings.is_empty() && spec.nodes.len() == 8 && spec.lab.gateway);
+        assert!(spec.warnings.is_empty() && spec.nodes.len() == 6 && spec.lab.gateway);
         assert_eq!(spec.etcd.quota_bytes, 4 << 30);
     }
 
@@ -408,12 +417,8 @@ mod tests {
             ),
             (t.replace("endpoint = \"10.77.0.10\"", ""), "no cluster.endpoint"),
             (
-                t.replace("roles = [\"master\"]", "roles = [\"etcd\"]\nstate = \"ephemeral\""),
+                t.replace("roles = [\"master\", \"etcd\"]", "roles = [\"etcd\"]"),
                 "no node has the role master: nobody to send clients to",
-            ),
-            (
-                t.replace("image = \"test/standin\"", ""),
-                "the role `master` is not in this version of quorate; it runs etcd, lb",
             ),
             (
                 t.replace("advert = \"100ms\"", "advert = \"5ms\""),
@@ -447,7 +452,11 @@ mod tests {
             ),
             (t.replace("\"etcd-1\"", "\"Etcd_1\""), "not an RFC 1123 label"),
             (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "no node has the role etcd"),
-            (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "`worker` is not in this version"),
+            (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "there is a worker, but no node has the role master"),
+            (
+                format!("{}{}", t.replace("roles = [\"etcd\"]", "roles = [\"etcd\", \"master\"]"), second.replace("[\"etcd\"]", "[\"master\"]").replace("77.0.31", "77.0.32")),
+                "a second master, but no cluster.endpoint",
+            ),
             (t.replace("gateway = \"10.77.0.1\"", "gateway = \"10.78.0.1\""), "outside its subnet 10.77.0.0/24"),
             (t.replace("state = {", "stat = {"), "hint: did you mean `state`?"),
             (t.replace("\"500ms\"", "\"400ms\""), "at least ten heartbeats"),

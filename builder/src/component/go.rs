@@ -84,8 +84,8 @@ impl Toolchain {
         progress::say(&format!("building {} {} with {}", recipe.name, recipe.version(), self.version));
         let mut parts = BTreeMap::new();
         let work = crate::interrupt::temporary_dir(&std::env::temp_dir()).context("making a directory to build in")?;
-        for file in ["go.mod", "go.sum"] {
-            std::fs::write(work.path().join(file), &recipe.files[file])?;
+        for (name, bytes) in recipe.sources() {
+            std::fs::write(work.path().join(name), bytes)?;
         }
         for binary in recipe.binaries() {
             let step = Step::count(&format!("  {}", binary.name), 0);
@@ -112,7 +112,9 @@ impl Toolchain {
     pub(crate) fn verify_sums(&self, recipe: &Recipe) -> Result<()> {
         ensure!(!self.offline, "verifying go.sum asks the checksum database, which --offline forbids");
         let work = tempfile::tempdir().context("making a directory")?;
-        std::fs::write(work.path().join("go.mod"), &recipe.files["go.mod"])?;
+        for (name, bytes) in recipe.sources().filter(|(n, _)| *n != "go.sum") {
+            std::fs::write(work.path().join(name), bytes)?;
+        }
         let packages: Vec<&str> = recipe.binaries().iter().map(|b| b.package.as_str()).collect();
         run(self.command(work.path()).args(["mod", "download"])).context("asking the checksum database")?;
         run(self.command(work.path()).args(["list", "-mod=mod", "-deps", "-f", ""]).args(&packages))?;

@@ -2,4 +2,5 @@
 
 pub(crate) mod initrd;
 pub(crate) mod iso9660;
+pub(crate) mod oci;
 pub(crate) mod squashfs;

@@ -24,8 +24,9 @@ pub(crate) fn skeleton(tree: &mut Tree) -> Result<()> {
         "/run",
         "/var",
         "/etc/kubernetes",
-        "/opt/cni/bin",
-        "/etc/cni/net.d",
+        "/opt/cni",
+        "/etc/cni",
+        "/mnt",
         "/usr/bin",
         "/usr/sbin",
     ] {
@@ -40,6 +41,9 @@ pub(crate) fn skeleton(tree: &mut Tree) -> Result<()> {
     for file in ["resolv.conf", "hosts", "hostname", "machine-id"] {
         tree.put(&format!("/etc/{file}"), Node::link(&format!("{}/{file}", paths::RUN_ETC)))?;
     }
+    // Writable, for whoever brings a pod network.
+    tree.put("/opt/cni/bin", Node::link(paths::CNI_BIN))?;
+    tree.put("/etc/cni/net.d", Node::link(paths::CNI_NET))?;
     tree.put("/etc/mtab", Node::link("/proc/self/mounts"))?;
     tree.put(
         "/etc/nsswitch.conf",

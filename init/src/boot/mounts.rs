@@ -82,6 +82,14 @@ const LATE: &[Row] = &[
         why: "the root is read-only",
     },
     Row {
+        source: "bpf",
+        target: "/sys/fs/bpf",
+        kind: "bpf",
+        flags: SAFE,
+        data: "mode=0700",
+        why: "programs that a pod network pins",
+    },
+    Row {
         source: "tmpfs",
         target: "/etc/kubernetes",
         kind: "tmpfs",
@@ -111,9 +119,12 @@ pub(crate) fn early() -> Result<(), Stop> {
     all(EARLY)
 }
 
-/// In the root.
+/// In the root. Mounts of a container that are to be seen outside, and the other way, need everything to be shared; what is
+/// mounted below a shared mount later is shared too.
 pub(crate) fn late() -> Result<(), Stop> {
-    all(LATE)
+    all(LATE)?;
+    let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).map_err(|e| Stop(format!("sharing mounts: {e}")))
 }
 
 /// RAM for what would be on the state partition.

@@ -27,6 +27,8 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
         needs: owned(&[ADDRESS, PKI, MEMBER]),
         bound_to: vec![],
         after: vec![],
+        farewell: vec![],
+        farewell_ms: 0,
         stop: Default::default(),
         stop_ms: None,
         reload: None,

@@ -2,6 +2,7 @@
 //! topology's name: roles are placed, that is all.
 
 mod etcd;
+mod kube;
 mod lb;
 
 use contract::node::Role;
@@ -15,6 +16,12 @@ use sha2::{Digest, Sha256};
 /// Everything that is made before services start, and the services.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct NodePlan {
+    /// Kernel modules that nobody asks for by himself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) modules: Vec<String>,
+    /// Settings of the kernel that the image cannot have, because they come with a module: key and value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sysctl: Vec<(String, String)>,
     /// Made where they are missing.
     pub(crate) directories: Vec<Directory>,
     /// Written at each boot.
@@ -59,6 +66,8 @@ fn agent(verb: &str) -> Service {
         needs: vec![],
         bound_to: vec![],
         after: vec![],
+        farewell: vec![],
+        farewell_ms: 0,
         stop: Default::default(),
         stop_ms: None,
         reload: None,
@@ -95,9 +104,11 @@ pub(crate) fn network() -> Service {
 
 /// The plan of a node.
 pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
-    use contract::control::condition::{ADDRESS, FORMED, LINK, MEMBER, PKI, TIME};
+    use contract::control::condition::{ADDRESS, API, FORMED, LINK, MEMBER, NODE_READY, OBJECTS, PKI, TIME};
     let config = &seed.node;
     let mut plan = NodePlan {
+        modules: vec![],
+        sysctl: vec![],
         directories: vec![
             directory(paths::STATE, 0o755, users::ROOT),
             directory(paths::LOG, 0o750, users::ROOT),
@@ -123,7 +134,7 @@ pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
     }
     plan.services.push(Service {
         needs: owned(&[ADDRESS]),
-        provides: owned(&[PKI, MEMBER, FORMED, TIME, LINK]),
+        provides: owned(&[PKI, MEMBER, FORMED, TIME, LINK, API, OBJECTS, NODE_READY]),
         ready: Ready::Done(done),
         ..agent("node")
     });
@@ -131,9 +142,12 @@ pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
         match role {
             Role::Etcd => etcd::add(config, &mut plan),
             Role::Lb => lb::add(config, &mut plan)?,
-            // The validator has refused it already; this is what stands if somebody forgets.
-            other => return Err(format!("`{other}` is not in this version of quorate")),
+            // Together they are one kubelet, below.
+            Role::Master | Role::Worker => {}
         }
+    }
+    if config.has_kubelet() {
+        kube::add(config, &mut plan)?;
     }
     Ok(plan)
 }

@@ -39,10 +39,3 @@ fn chrony_only_with_servers() {
     assert!(plan.services.iter().any(|s| s.name == "chrony"));
     assert!(plan.files.iter().any(|f| f.content.starts_with("server 10.0.0.1 iburst\n")));
 }
-
-#[test]
-fn other_roles_are_refused() {
-    let mut s = seed();
-    s.node.roles = [Role::Worker].into();
-    assert_eq!(super::plan(&s).expect_err("refused"), "`worker` is not in this version of quorate");
-}

@@ -237,7 +237,7 @@ impl World {
             };
             for action in self.supervisor.step(boottime_ms(), &event) {
                 // What belonged to the process that ended goes before a new one of the same service comes.
-                if let Action::Spawn { service } | Action::After { service } = &action
+                if let Action::Spawn { service } | Action::After { service } | Action::Farewell { service } = &action
                     && let Some(ended) = exited.take_if(|e| e == service)
                 {
                     self.clear(ended);
@@ -253,7 +253,8 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Spawn { service } => self.spawn_named(&service),
-            Action::After { service } => self.spawn_after(&service),
+            Action::After { service } => self.spawn_after(&service, |s| s.after.clone()),
+            Action::Farewell { service } => self.spawn_after(&service, |s| s.farewell.clone()),
             Action::Terminate { service } => {
                 if let Some(pid) = self.reaper.pid_of(&service) {
                     signal(pid, self.stop_signal(&service));
@@ -378,10 +379,10 @@ impl World {
     }
 
     /// Starts the program that follows a service's end.
-    fn spawn_after(&mut self, name: &str) {
+    fn spawn_after(&mut self, name: &str, command: impl Fn(&Service) -> Vec<String>) {
         let Some(entry) = self.supervisor.entries.iter().find(|e| e.service.name == name) else { return };
         let service = Service {
-            command: entry.service.after.clone(),
+            command: command(&entry.service),
             user: contract::users::ROOT,
             agent: false,
             environment_from: None,

@@ -3,6 +3,7 @@
 //! Everything else would race with the reaper: `waitpid(-1)` takes any child's status, so nobody else may wait.
 
 use super::cgroup::Group;
+use super::step::ENDED_WELL;
 use contract::control::CHANNEL_FD;
 use contract::service::Service;
 use nix::errno::Errno;
@@ -85,7 +86,7 @@ impl Reaper {
         loop {
             // WUNTRACED: a child that somebody stopped must be seen, not taken for a healthy one.
             return match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-                Ok(WaitStatus::Exited(pid, 0)) => Some((pid.as_raw(), "ended".into())),
+                Ok(WaitStatus::Exited(pid, 0)) => Some((pid.as_raw(), ENDED_WELL.into())),
                 Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), format!("exit status {code}"))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), format!("killed by {signal}"))),
                 Ok(WaitStatus::Stopped(pid, signal)) => {
@@ -122,6 +123,8 @@ impl Reaper {
             needs: vec![],
             bound_to: vec![],
             after: vec![],
+            farewell: vec![],
+            farewell_ms: 0,
             stop: Default::default(),
             stop_ms: None,
             reload: None,
@@ -147,7 +150,7 @@ impl Reaper {
                 }
             }
             match own {
-                Some(how) if how == "ended" => return Ok(()),
+                Some(how) if how == ENDED_WELL => return Ok(()),
                 Some(how) => return Err(format!("{}: {how}", command[0])),
                 None => {}
             }

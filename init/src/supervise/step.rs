@@ -6,7 +6,8 @@
 //! ```
 //! `After` is there only where a service has a program to run each time it ended. A service that is bound to another one is
 //! stopped when that one ends, and waits until it is ready again; when the other one keeps failing it waits until that has
-//! run for [`GOOD`]: what flaps is not to be relied on.
+//! run for [`GOOD`]: what flaps is not to be relied on. A program that is run once is [`State::Over`] when it ended well.
+//! At shutdown a service that has a farewell goes through `After` with that program instead.
 //!
 //! Times are milliseconds of one monotonic clock, given with each event. Nothing here touches the system.
 
@@ -29,6 +30,9 @@ pub(crate) const KILL: u64 = 2_000;
 /// The whole shutdown.
 pub(crate) const SHUTDOWN: u64 = 60_000;
 
+/// How [`Event::Exited`] says that a process ended with status 0.
+pub(crate) const ENDED_WELL: &str = "ended";
+
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -42,6 +46,8 @@ pub(crate) enum State {
     Clearing { deadline: u64 },
     /// The program that follows its end runs.
     After { deadline: u64 },
+    /// It was to run once, and did.
+    Over,
     /// It failed and is tried again at this time.
     Backoff { until: u64 },
     /// Ended for good.
@@ -80,6 +86,8 @@ pub(crate) enum Action {
     Spawn { service: String },
     /// Start the program that follows its end.
     After { service: String },
+    /// Start the program that follows its end at shutdown.
+    Farewell { service: String },
     /// Tell it to read its configuration again.
     Reload { service: String },
     /// Ask it to end: its stop signal to its process.
@@ -118,6 +126,11 @@ impl Entry {
     }
 }
 
+/// Whether others may go on.
+fn is_well(state: &State) -> bool {
+    matches!(state, State::Running { ready: true, .. } | State::Over)
+}
+
 /// All services.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Supervisor {
@@ -153,8 +166,7 @@ impl Supervisor {
 
     /// Whether a service is ready, or a condition holds.
     fn holds(&self, need: &str) -> bool {
-        self.conditions.contains(need)
-            || self.index(need).is_some_and(|i| matches!(self.entries[i].state, State::Running { ready: true, .. }))
+        self.conditions.contains(need) || self.index(need).is_some_and(|i| is_well(&self.entries[i].state))
     }
 
     /// When [`Event::Tick`] is due next.
@@ -166,7 +178,7 @@ impl Supervisor {
             State::Backoff { until } => Some(until),
             // What is bound to it may wait for this moment.
             State::Running { since, .. } if e.flaps >= FLAPS => Some(since + GOOD),
-            State::Waiting | State::Running { .. } | State::Down => None,
+            State::Waiting | State::Running { .. } | State::Over | State::Down => None,
         });
         own.chain(self.shutdown).min()
     }
@@ -212,6 +224,10 @@ impl Supervisor {
         let Some(i) = self.index(name) else { return };
         let entry = &mut self.entries[i];
         match entry.state {
+            State::Running { since, .. } if entry.service.ready == Ready::Ended && how == ENDED_WELL => {
+                entry.state = State::Over;
+                return actions.push(Action::Ready { service: name.into(), after: now.saturating_sub(since) });
+            }
             State::Running { since, .. } => {
                 if now.saturating_sub(since) >= GOOD {
                     (entry.delay, entry.flaps) = (BACKOFF_MIN, 0);
@@ -222,7 +238,7 @@ impl Supervisor {
             }
             State::Stopping { .. } => {}
             State::After { .. } => return self.cleared(now, i),
-            State::Waiting | State::Clearing { .. } | State::Backoff { .. } | State::Down => return,
+            State::Waiting | State::Clearing { .. } | State::Backoff { .. } | State::Over | State::Down => return,
         }
         let entry = &mut self.entries[i];
         if entry.service.kills == Kills::Cgroup {
@@ -241,6 +257,12 @@ impl Supervisor {
 
     /// Nothing of it is left, or nothing that can be killed: what follows its end follows.
     fn ended(&mut self, now: u64, i: usize, actions: &mut Vec<Action>) {
+        let service = &self.entries[i].service;
+        if self.shutdown.is_some() && !service.farewell.is_empty() {
+            actions.push(Action::Farewell { service: service.name.clone() });
+            self.entries[i].state = State::After { deadline: now + self.entries[i].service.farewell_ms };
+            return;
+        }
         if self.entries[i].service.after.is_empty() {
             return self.cleared(now, i);
         }
@@ -390,11 +412,12 @@ impl Supervisor {
             Ready::Notify => notified,
             Ready::Done(conditions) => done(conditions),
             Ready::NotifyThenDone(conditions) => notified && done(conditions),
+            Ready::Ended => false,
         }
     }
 
     fn tell_when_all_ready(&mut self, actions: &mut Vec<Action>) {
-        let all = self.entries.iter().all(|e| matches!(e.state, State::Running { ready: true, .. }));
+        let all = self.entries.iter().all(|e| is_well(&e.state));
         if all && !self.told_ready {
             self.told_ready = true;
             actions.push(Action::AllReady);
@@ -410,7 +433,7 @@ impl Supervisor {
                 let name = self.entries[i].service.name.clone();
                 let blocked = !late && self.is_needed(i);
                 match self.entries[i].state {
-                    State::Waiting | State::Backoff { .. } => {
+                    State::Waiting | State::Backoff { .. } | State::Over => {
                         self.entries[i].state = State::Down;
                         changed = true;
                     }
@@ -450,7 +473,7 @@ impl Supervisor {
     fn is_needed(&self, i: usize) -> bool {
         let own = &self.entries[i].service;
         self.entries.iter().enumerate().any(|(j, other)| {
-            let up = !matches!(other.state, State::Down | State::Waiting | State::Backoff { .. });
+            let up = !matches!(other.state, State::Down | State::Waiting | State::Over | State::Backoff { .. });
             let needs = other.service.needs.iter().any(|n| *n == own.name || own.provides.contains(n))
                 || other.service.bound_to.contains(&own.name);
             j != i && up && (needs || (own.last && !other.service.last))

@@ -57,6 +57,8 @@ fn haproxy_service() -> Service {
         needs: owned(&[ADDRESS]),
         bound_to: vec![],
         after: vec![],
+        farewell: vec![],
+        farewell_ms: 0,
         stop: StopSignal::Usr1,
         stop_ms: Some(DRAIN_MS),
         reload: Some(ReloadSignal::Usr2),
@@ -92,6 +94,8 @@ fn keepalived_service(vip: &str) -> Service {
         bound_to: owned(&["haproxy"]),
         // One that was killed leaves the address behind, and its peer takes it: nobody may hold it twice.
         after: owned(&[paths::AGENT, "drop-vip", vip]),
+        farewell: vec![],
+        farewell_ms: 0,
         stop: StopSignal::Term,
         stop_ms: None,
         reload: Some(ReloadSignal::Hup),

@@ -12,6 +12,8 @@ fn service(name: &str, needs: &[&str], ready: Ready) -> Service {
         needs: own(needs),
         bound_to: vec![],
         after: vec![],
+        farewell: vec![],
+        farewell_ms: 0,
         stop: Default::default(),
         stop_ms: None,
         reload: None,
@@ -67,6 +69,7 @@ fn text(actions: &[Action]) -> String {
         Action::Terminate { service } => format!("term {service}"),
         Action::Kill { service, .. } => format!("kill {service}"),
         Action::After { service } => format!("after {service}"),
+        Action::Farewell { service } => format!("farewell {service}"),
         Action::Reload { service } => format!("reload {service}"),
         Action::Distrusts { service, other, .. } => format!("{service} distrusts {other}"),
         Action::Ready { service, .. } => format!("ready {service}"),
@@ -239,13 +242,58 @@ fn stops_what_is_bound_first_and_reads_again() {
     assert_eq!(text(&s.step(12, &exited("keepalived"))), "term haproxy");
 }
 
+/// Runs once.
+fn once() -> Service {
+    service("once", &["address"], Ready::Ended)
+}
+
+/// Has something to do when the node ends.
+fn with_farewell() -> Service {
+    Service { farewell: vec!["/bin/true".into()], farewell_ms: 5000, ..service("kubelet", &["pki"], Ready::Notify) }
+}
+
+fn ended_well(service: &str) -> Event {
+    Event::Exited { service: service.into(), how: ENDED_WELL.into() }
+}
+
+#[test]
+fn runs_once_and_again_only_after_a_failure() {
+    let mut s = Supervisor::default();
+    s.add(vec![once(), service("user", &["once"], Ready::Started)]);
+    assert_eq!(text(&s.step(0, &done("address"))), "spawn once");
+    assert_eq!(text(&s.step(5, &exited("once"))), "failed once 100, kill once");
+    s.step(5, &empty("once"));
+    assert_eq!(text(&s.step(105, &Event::Tick)), "spawn once");
+    assert_eq!(text(&s.step(110, &ended_well("once"))), "ready once, spawn user, ready user, all ready");
+    assert_eq!(text(&s.step(110, &empty("once"))), "");
+    assert_eq!(text(&s.step(120, &Event::Shutdown)), "term user");
+    s.step(121, &exited("user"));
+    assert_eq!(text(&s.step(121, &empty("user"))), "finished");
+}
+
+#[test]
+fn says_farewell_at_shutdown_only_and_in_time() {
+    let mut s = Supervisor::default();
+    s.add(vec![with_farewell()]);
+    s.step(0, &done("pki"));
+    s.step(1, &exited("kubelet"));
+    assert_eq!(text(&s.step(1, &empty("kubelet"))), "", "it only failed");
+    s.step(101, &Event::Tick);
+    assert_eq!(text(&s.step(102, &Event::Shutdown)), "term kubelet");
+    s.step(103, &ended_well("kubelet"));
+    assert_eq!(text(&s.step(103, &empty("kubelet"))), "farewell kubelet");
+    assert_eq!(text(&s.step(5102, &Event::Tick)), "");
+    assert_eq!(text(&s.step(5103, &Event::Tick)), "kill kubelet, finished");
+}
+
 /// A schedule: what the world does next.
 fn event() -> impl Strategy<Value = Event> {
-    let name = prop::sample::select(vec!["log", "network", "node", "etcd", "bound", "nobody"]);
+    let name = prop::sample::select(vec!["log", "network", "node", "etcd", "bound", "once", "kubelet", "nobody"]);
     let condition = prop::sample::select(vec!["address", "pki", "member", "formed"]);
     prop_oneof![
         4 => Just(Event::Tick),
         3 => name.clone().prop_map(exited),
+        2 => name.clone().prop_map(ended_well),
         3 => name.clone().prop_map(empty),
         2 => name.clone().prop_map(|n| Event::Notified { service: n.into() }),
         3 => condition.prop_map(done),
@@ -265,6 +313,7 @@ proptest! {
     #[test]
     fn invariants(schedule in prop::collection::vec((event(), 0_u64..20_000), 0..120)) {
         let mut s = plan();
+        s.add(vec![once(), with_farewell()]);
         let mut now = 0;
         let mut alive = std::collections::BTreeSet::new();
         let mut told = std::collections::BTreeSet::new();
@@ -279,7 +328,7 @@ proptest! {
             ending |= event == Event::Shutdown;
             for action in s.step(now, &event) {
                 match action {
-                    Action::After { service } => {
+                    Action::After { service } | Action::Farewell { service } => {
                         prop_assert!(alive.insert(service.clone()), "{} is cleaned up after while it runs", service);
                     }
                     Action::Spawn { service } => {

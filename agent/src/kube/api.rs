@@ -1,0 +1,176 @@
+//! Kubernetes' API over HTTPS, as JSON: `https://kubernetes.io/docs/reference/using-api/api-concepts/`.
+
+use contract::kube;
+use contract::node::NodeConfig;
+use contract::paths::PKI;
+use contract::ports::API;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// An apiserver that is busy answers late; what takes longer is asked again.
+const SILENCE: Duration = Duration::from_secs(10);
+/// A watch is ended by the server after this, and begun anew.
+const WATCH: Duration = Duration::from_secs(240);
+/// An answer, or a line of a watch, is at most this long, in bytes.
+const ANSWER_MAX: u64 = 8 << 20;
+
+/// What an answer was, if not what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no such thing.
+    NotFound,
+    /// Anything else, in the server's words or the transport's.
+    Other(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("there is no such thing"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A way to the API.
+#[derive(Debug)]
+pub(super) struct Api {
+    agent: ureq::Agent,
+    base: String,
+}
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|e| format!("{path}: {e}"))
+}
+
+impl Api {
+    /// The apiserver on this node, as the agent, who may do everything.
+    pub(super) fn local(config: &NodeConfig) -> Result<Self, String> {
+        let base = format!("https://{}", SocketAddr::new(config.node.address, API));
+        let file = |name: &str| format!("{PKI}/agent/{name}");
+        Self::with(base, &file("ca.crt"), &file("client.crt"), &file("client.key"))
+    }
+
+    /// The endpoint, as this worker's kubelet, which has its certificate by then.
+    pub(super) fn as_kubelet(config: &NodeConfig) -> Result<Self, String> {
+        let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
+        let ca = format!("{PKI}/kubelet/ca.crt");
+        Self::with(format!("https://{endpoint}"), &ca, kube::KUBELET_OWN_CERT, kube::KUBELET_OWN_CERT)
+    }
+
+    fn with(base: String, ca: &str, cert: &str, key: &str) -> Result<Self, String> {
+        let certificate = |path: &str| -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
+            let pem = read(path)?;
+            Ok(vec![ureq::tls::Certificate::from_pem(&pem).map_err(|e| format!("{path}: {e}"))?.to_owned()])
+        };
+        let key = ureq::tls::PrivateKey::from_pem(&read(key)?).map_err(|e| format!("{key}: {e}"))?;
+        let tls = ureq::tls::TlsConfig::builder()
+            .client_cert(Some(ureq::tls::ClientCert::new_with_certs(&certificate(cert)?, key)))
+            .root_certs(ureq::tls::RootCerts::new_with_certs(&certificate(ca)?))
+            .unversioned_rustls_crypto_provider(crate::pki::provider())
+            .build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(SILENCE))
+            .http_status_as_error(false)
+            .tls_config(tls)
+            .proxy(None)
+            .build();
+        let connector = ureq::unversioned::transport::DefaultConnector::default();
+        Ok(Self { agent: ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver), base })
+    }
+
+    /// Whether a health check answers with 200; else what it says.
+    pub(super) fn is_well(&self, path: &str) -> Result<(), String> {
+        let response = self.agent.get(format!("{}{path}", self.base)).call().map_err(|e| e.to_string())?;
+        let status = response.status();
+        let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string();
+        let text = text.map_err(|e| e.to_string())?;
+        if status.is_success() {
+            return Ok(());
+        }
+        let failed: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("[-]")).map(|l| l.trim_start_matches("[-]")).collect();
+        Err(if failed.is_empty() { message(&text) } else { failed.join(", ") })
+    }
+
+    /// An object, or a list of them.
+    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+        let sent = self.agent.get(format!("{}{path}", self.base)).call();
+        answer(sent)
+    }
+
+    /// Puts an object in the place of what is there.
+    pub(super) fn put(&self, path: &str, value: &Value) -> Result<Value, Failure> {
+        let request = self.agent.put(format!("{}{path}", self.base)).content_type("application/json");
+        answer(request.send(value.to_string()))
+    }
+
+    /// Server-side apply: the fields of `value` become this manager's, and what it says; other fields are left alone.
+    pub(super) fn apply(&self, path: &str, value: &Value) -> Result<Value, Failure> {
+        let url = format!("{}{path}?fieldManager=quorate&force=true", self.base);
+        // JSON is YAML.
+        answer(self.agent.patch(url).content_type("application/apply-patch+yaml").send(value.to_string()))
+    }
+
+    /// Everything that is there and that changes, until the server ends it: each event goes to `seen`.
+    pub(super) fn watch(&self, path: &str, mut seen: impl FnMut(&str, &Value)) -> Result<(), Failure> {
+        let other = |e: &dyn std::fmt::Display| Failure::Other(e.to_string());
+        let url = format!("{}{path}?watch=true&timeoutSeconds={}", self.base, WATCH.as_secs());
+        let request = self.agent.get(url).config().timeout_global(Some(WATCH + SILENCE)).build();
+        let response = request.call().map_err(|e| other(&e))?;
+        if !response.status().is_success() {
+            return answer(Ok(response)).map(|_| ());
+        }
+        let mut lines = BufReader::new(response.into_body().into_reader());
+        loop {
+            let mut line = Vec::new();
+            let n = lines.by_ref().take(ANSWER_MAX).read_until(b'\n', &mut line).map_err(|e| other(&e))?;
+            if n == 0 {
+                return Ok(());
+            }
+            let event: Value = serde_json::from_slice(&line).map_err(|e| other(&e))?;
+            let kind = event["type"].as_str().unwrap_or_default();
+            if kind == "ERROR" {
+                return Err(Failure::Other(message(&event["object"].to_string())));
+            }
+            seen(kind, &event["object"]);
+        }
+    }
+}
+
+fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
+    let other = |e: &dyn std::fmt::Display| Failure::Other(e.to_string());
+    let response = sent.map_err(|e| other(&e))?;
+    let status = response.status();
+    let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map_err(|e| other(&e))?;
+    if status == 404 {
+        return Err(Failure::NotFound);
+    }
+    if !status.is_success() {
+        return Err(Failure::Other(message(&text)));
+    }
+    serde_json::from_str(&text).map_err(|e| other(&e))
+}
+
+/// What a `Status` says (meta/v1), or the beginning of what is none.
+fn message(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    value["message"].as_str().unwrap_or(text).chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::message;
+
+    #[test]
+    fn refusals_in_the_servers_words() {
+        assert_eq!(
+            message(r#"{"kind":"Status","message":"nodes \"a\" not found","code":404}"#),
+            r#"nodes "a" not found"#
+        );
+        assert_eq!(message("Client sent an HTTP request"), "Client sent an HTTP request");
+    }
+}

@@ -1,0 +1,83 @@
+//! What a node with a kubelet needs of its agent.
+//!
+//! | question | file |
+//! |---|---|
+//! | when does a static pod start, and when is the API ready? | `control_plane.rs` |
+//! | what does every cluster contain? | `objects/`, pure; `apply.rs` sees to it |
+//! | which kubelet gets a certificate? | `approve.rs` |
+//! | do load balancers send clients here? | `ready.rs` |
+//! | how is the API spoken to? | `api.rs` |
+//!
+//! Each looks after itself in a thread of its own, finds out anew what is done already, and never ends: what fails is told
+//! once and tried again.
+
+mod api;
+mod apply;
+mod approve;
+mod control_plane;
+mod node_ready;
+mod objects;
+mod ready;
+
+use crate::channel::Channel;
+use contract::node::Role;
+use contract::seed::NodeSeed;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// What is told again only after so long.
+const TELL: Duration = Duration::from_secs(30);
+
+/// Begins to look after the node.
+pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String> {
+    let config = Arc::new(seed.node.clone());
+    let resolver = seed.network.ethernets.iter().any(|e| !e.nameservers.is_empty());
+    if config.roles.contains(&Role::Master) {
+        let is_ready = Arc::new(AtomicBool::new(false));
+        ready::serve(&config, Arc::clone(&is_ready))?;
+        let own = Arc::clone(&config);
+        forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
+        let own = Arc::clone(&config);
+        forever("the cluster's objects", move || apply::see_to_it(&own, resolver, channel));
+        let own = Arc::clone(&config);
+        forever("certificates", move || approve::watch(&own, channel));
+    }
+    forever("the node", move || node_ready::watch(&config, channel));
+    Ok(())
+}
+
+/// Runs something that ends only when this process cannot go on: PID 1 starts it anew.
+fn forever(what: &'static str, work: impl FnOnce() -> Result<(), String> + Send + 'static) {
+    std::thread::spawn(move || {
+        if let Err(e) = work() {
+            eprintln!("{what}: {e}");
+            std::process::exit(1);
+        }
+    });
+}
+
+/// What is waited for, told when it changes, and now and then.
+#[derive(Debug)]
+struct Told {
+    channel: Channel,
+    last: Option<(String, Instant)>,
+    /// Nothing is said before this: a start has its time.
+    from: Instant,
+}
+
+impl Told {
+    fn new(channel: Channel, quiet: Duration) -> Self {
+        Self { channel, last: None, from: Instant::now() + quiet }
+    }
+
+    fn say(&mut self, text: String) -> Result<(), String> {
+        let known = self.last.as_ref().is_some_and(|(t, at)| *t == text && at.elapsed() < TELL);
+        if known || Instant::now() < self.from {
+            return Ok(());
+        }
+        self.channel.notice(text.clone())?;
+        self.last = Some((text, Instant::now()));
+        Ok(())
+    }
+}

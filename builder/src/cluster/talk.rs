@@ -1,0 +1,134 @@
+//! etcdctl and kubectl: which program, told what, so that it reaches a cluster of VMs through the gateway.
+
+use super::machines::state_dir;
+use super::secrets::Secrets;
+use super::seed::{admin_conf, dir_of};
+use super::spec::Spec;
+use crate::keeper::Status;
+use crate::keeper::client::{status as ask_status, which};
+use crate::keeper::state::State;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Variables for etcdctl and kubectl.
+fn environment(spec: &Spec, file: &Path, status: &Status) -> Result<Vec<(&'static str, String)>> {
+    let seeds = std::path::absolute(dir_of(spec, file, "seed"))?;
+    let file_of = |n: &str| seeds.join(n).display().to_string();
+    // The host's timeouts are in real time, the guest's clock may be slower.
+    let seconds = format!("{}s", 5.0 * status.dilation);
+    let endpoints: Vec<_> = status.etcd.values().map(|a| format!("https://{a}")).collect();
+    let mut all = vec![
+        ("ETCDCTL_ENDPOINTS", endpoints.join(",")),
+        ("ETCDCTL_CACERT", file_of("etcd-server-ca.crt")),
+        ("ETCDCTL_CERT", file_of("etcd-admin.crt")),
+        ("ETCDCTL_KEY", file_of("etcd-admin.key")),
+        ("ETCDCTL_DIAL_TIMEOUT", seconds.clone()),
+        ("ETCDCTL_COMMAND_TIMEOUT", seconds),
+    ];
+    if has_kubernetes(status) {
+        all.push(("KUBECONFIG", kubeconfig(spec, file, status)?.display().to_string()));
+    }
+    Ok(all)
+}
+
+/// Whether there is a Kubernetes to talk to.
+pub(crate) fn has_kubernetes(status: &Status) -> bool {
+    status.api.is_some() && status.nodes.iter().any(|n| n.services.iter().any(|s| s.name == "kubelet"))
+}
+
+/// `admin.conf` as it is from this machine: the API by the gateway's port, which the apiserver's certificate names (127.0.0.1).
+fn kubeconfig(spec: &Spec, file: &Path, status: &Status) -> Result<PathBuf> {
+    let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
+    let api = status.api.context("the API has no port on this machine")?;
+    let path = state_dir(&spec.cluster.name).join("kubeconfig");
+    let ca = secrets.authority("cluster-ca")?.cert;
+    let text = admin_conf(&format!("https://{api}"), &ca, &secrets.kubernetes_admin()?);
+    crate::store::write_whole_mode(&path, text.as_bytes(), 0o600)?;
+    Ok(path)
+}
+
+/// What etcd and Kubernetes say of themselves.
+pub(crate) fn tables(spec: &Spec, file: &Path, status: &Status) -> Result<()> {
+    let on = |name: &str| status.nodes.iter().any(|n| n.name == name && n.state == State::Ready);
+    let members: Vec<_> = status.etcd.iter().filter(|(n, _)| on(n)).map(|(_, a)| format!("https://{a}")).collect();
+    if members.is_empty() {
+        println!("\nno etcd member can be asked from here");
+    } else {
+        println!();
+        for verb in [["member", "list"], ["endpoint", "status"], ["endpoint", "health"]] {
+            let mut command = Command::new(program(spec, "etcd", "etcdctl")?);
+            command.envs(environment(spec, file, status)?).env("ETCDCTL_ENDPOINTS", members.join(","));
+            run(command.args(["-w", "table"]).args(verb))?;
+        }
+    }
+    if has_kubernetes(status) {
+        println!();
+        let mut command = Command::new(program(spec, "kubernetes", "kubectl")?);
+        let patience = format!("--request-timeout={}s", (10.0 * status.dilation).ceil());
+        run(command.envs(environment(spec, file, status)?).args(["get", "nodes", "-o", "wide", &patience]))?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let out = command.status().with_context(|| format!("running {}", command.get_program().display()))?;
+    if !out.success() {
+        let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        bail!("{} {} ended with {out}", command.get_program().display(), words.join(" "));
+    }
+    Ok(())
+}
+
+/// `cluster env`.
+pub(crate) fn env(file: Option<&Path>) -> Result<()> {
+    let (file, spec) = which(file)?;
+    let status = ask_status(&spec.cluster.name)?;
+    for (key, value) in environment(&spec, &file, &status)? {
+        println!("export {key}={}", quoted(&value));
+    }
+    if has_kubernetes(&status) {
+        program(&spec, "kubernetes", "kubectl")?;
+    }
+    if let Some(dir) = program(&spec, "etcd", "etcdctl")?.parent() {
+        println!("export PATH={}:\"$PATH\"", quoted(&dir.display().to_string()));
+    }
+    Ok(())
+}
+
+/// For a POSIX shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A client as the image's component has it: taken from its build, or the one on the path.
+fn program(spec: &Spec, component: &str, name: &str) -> Result<PathBuf> {
+    let own = state_dir(&spec.cluster.name).join("bin").join(name);
+    let built = || -> Result<Vec<u8>> {
+        let recipe = crate::component::Recipe::read(Path::new("profiles"), component)?;
+        let store = crate::store::Store::at(crate::dirs::cache().join("quorate"))?;
+        let parts = crate::component::go::Toolchain::find(true)?.built(&recipe, &store);
+        let parts = parts.with_context(|| format!("{component} is not built"))?;
+        store.get(&parts[name]).with_context(|| format!("{name} is not in the store"))
+    };
+    if own.exists() {
+        return Ok(own);
+    }
+    if let Ok(bytes) = built() {
+        crate::store::write_whole_mode(&own, &bytes, 0o755)?;
+        return Ok(own);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|f| f.is_file());
+    found.with_context(|| format!("no {name}: neither built here (`quorate image build`) nor on the PATH"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}
