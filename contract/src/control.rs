@@ -26,7 +26,7 @@ pub mod condition {
     pub const TIME: &str = "time";
     /// The interface of the virtual IP stands in keepalived's `link.conf`.
     pub const LINK: &str = "link";
-    /// The apiserver on this node is ready.
+    /// On a master: the apiserver of this node is ready. On a worker: the API is there for its kubelet.
     pub const API: &str = "api";
     /// The cluster's objects were applied once, or others of the cluster see to them.
     pub const OBJECTS: &str = "objects";

@@ -6,6 +6,7 @@
 pub mod balancer;
 pub mod cluster;
 pub mod host_pki;
+pub mod kubectl;
 mod seed_server;
 pub mod writer;
 

@@ -22,6 +22,10 @@ const ANSWER_MAX: u64 = 8 << 20;
 pub(super) enum Failure {
     /// There is no such thing.
     NotFound,
+    /// Who asks is known, and may not.
+    Forbidden,
+    /// Who asks is not known.
+    Unauthorized,
     /// Anything else, in the server's words or the transport's.
     Other(String),
 }
@@ -30,6 +34,8 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotFound => f.write_str("there is no such thing"),
+            Self::Forbidden => f.write_str("that is forbidden"),
+            Self::Unauthorized => f.write_str("the credentials are not known"),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -40,6 +46,8 @@ impl std::fmt::Display for Failure {
 pub(super) struct Api {
     agent: ureq::Agent,
     base: String,
+    /// Beside, or instead of, a certificate.
+    token: Option<String>,
 }
 
 fn read(path: &str) -> Result<Vec<u8>, String> {
@@ -51,24 +59,36 @@ impl Api {
     pub(super) fn local(config: &NodeConfig) -> Result<Self, String> {
         let base = format!("https://{}", SocketAddr::new(config.node.address, API));
         let file = |name: &str| format!("{PKI}/agent/{name}");
-        Self::with(base, &file("ca.crt"), &file("client.crt"), &file("client.key"))
+        let pair = (file("client.crt"), file("client.key"));
+        Self::with(base, &file("ca.crt"), Some(&pair), None)
     }
 
     /// The endpoint, as this worker's kubelet, which has its certificate by then.
     pub(super) fn as_kubelet(config: &NodeConfig) -> Result<Self, String> {
         let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
         let ca = format!("{PKI}/kubelet/ca.crt");
-        Self::with(format!("https://{endpoint}"), &ca, kube::KUBELET_OWN_CERT, kube::KUBELET_OWN_CERT)
+        let own = kube::KUBELET_OWN_CERT.to_owned();
+        Self::with(format!("https://{endpoint}"), &ca, Some(&(own.clone(), own)), None)
     }
 
-    fn with(base: String, ca: &str, cert: &str, key: &str) -> Result<Self, String> {
+    /// The endpoint, as this worker before it has a certificate.
+    pub(super) fn with_token(config: &NodeConfig) -> Result<Self, String> {
+        let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
+        let token = config.kubernetes().bootstrap_tokens.get(config.name()).cloned();
+        Self::with(format!("https://{endpoint}"), &format!("{PKI}/kubelet/ca.crt"), None, token)
+    }
+
+    fn with(base: String, ca: &str, pair: Option<&(String, String)>, token: Option<String>) -> Result<Self, String> {
         let certificate = |path: &str| -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
             let pem = read(path)?;
             Ok(vec![ureq::tls::Certificate::from_pem(&pem).map_err(|e| format!("{path}: {e}"))?.to_owned()])
         };
-        let key = ureq::tls::PrivateKey::from_pem(&read(key)?).map_err(|e| format!("{key}: {e}"))?;
+        let own = |(cert, key): &(String, String)| -> Result<ureq::tls::ClientCert, String> {
+            let key = ureq::tls::PrivateKey::from_pem(&read(key)?).map_err(|e| format!("{key}: {e}"))?;
+            Ok(ureq::tls::ClientCert::new_with_certs(&certificate(cert)?, key))
+        };
         let tls = ureq::tls::TlsConfig::builder()
-            .client_cert(Some(ureq::tls::ClientCert::new_with_certs(&certificate(cert)?, key)))
+            .client_cert(pair.map(own).transpose()?)
             .root_certs(ureq::tls::RootCerts::new_with_certs(&certificate(ca)?))
             .unversioned_rustls_crypto_provider(crate::pki::provider())
             .build();
@@ -79,7 +99,7 @@ impl Api {
             .proxy(None)
             .build();
         let connector = ureq::unversioned::transport::DefaultConnector::default();
-        Ok(Self { agent: ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver), base })
+        Ok(Self { agent: ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver), base, token })
     }
 
     /// Whether a health check answers with 200; else what it says.
@@ -98,8 +118,11 @@ impl Api {
 
     /// An object, or a list of them.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        let sent = self.agent.get(format!("{}{path}", self.base)).call();
-        answer(sent)
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        answer(request.call())
     }
 
     /// Puts an object in the place of what is there.
@@ -146,8 +169,11 @@ fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result
     let response = sent.map_err(|e| other(&e))?;
     let status = response.status();
     let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map_err(|e| other(&e))?;
-    if status == 404 {
-        return Err(Failure::NotFound);
+    match status.as_u16() {
+        401 => return Err(Failure::Unauthorized),
+        403 => return Err(Failure::Forbidden),
+        404 => return Err(Failure::NotFound),
+        _ => {}
     }
     if !status.is_success() {
         return Err(Failure::Other(message(&text)));

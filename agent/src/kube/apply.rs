@@ -10,7 +10,7 @@ use contract::node::NodeConfig;
 use std::time::Duration;
 
 /// A deleted object is back after this.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(15);
 /// What failed is tried again after this: an apiserver starts, a namespace is made.
 const RETRY: Duration = Duration::from_millis(250);
 /// Only after this is a failure worth a word.

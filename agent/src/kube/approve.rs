@@ -4,7 +4,7 @@
 //! certificate. Here a token is good for its own node's name only, and a serving certificate for the names and addresses
 //! that the cluster's configuration gives the node. Whatever is not understood is left to others: nothing is ever denied.
 
-use super::api::{Api, Failure};
+use super::api::Api;
 use crate::channel::Channel;
 use base64::Engine;
 use contract::node::{Kubernetes, NodeConfig};
@@ -50,7 +50,7 @@ fn answer(api: &Api, kubernetes: &Kubernetes, request: &Value, channel: Channel)
             Ok(_) => channel
                 .say(&contract::control::FromAgent::Tell { text: format!("{who} gets its certificate for {node}") }),
             // Another master was first.
-            Err(Failure::NotFound | Failure::Other(_)) => return,
+            Err(_) => return,
         },
         Err(why) => channel.notice(format!("the certificate request {name} of {who} is not approved: {why}")),
     };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | when does a static pod start, and when is the API ready? | `control_plane.rs` |
 //! | what does every cluster contain? | `objects/`, pure; `apply.rs` sees to it |
+//! | when does a worker's kubelet start? | `admission.rs` |
 //! | which kubelet gets a certificate? | `approve.rs` |
 //! | do load balancers send clients here? | `ready.rs` |
 //! | how is the API spoken to? | `api.rs` |
@@ -11,6 +12,7 @@
 //! Each looks after itself in a thread of its own, finds out anew what is done already, and never ends: what fails is told
 //! once and tried again.
 
+mod admission;
 mod api;
 mod apply;
 mod approve;
@@ -42,6 +44,10 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
         forever("the cluster's objects", move || apply::see_to_it(&own, resolver, channel));
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
+    }
+    if !config.roles.contains(&Role::Master) {
+        let own = Arc::clone(&config);
+        forever("the API", move || admission::wait(&own, channel));
     }
     forever("the node", move || node_ready::watch(&config, channel));
     Ok(())

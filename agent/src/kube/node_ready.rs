@@ -30,7 +30,7 @@ pub(super) fn watch(config: &NodeConfig, channel: Channel) -> Result<(), String>
                 _ => return channel.done(NODE_READY),
             },
             Err(Failure::NotFound) => told.say("the kubelet has not registered the node yet".into())?,
-            Err(Failure::Other(e)) => told.say(format!("the node is not known to be Ready: {e}"))?,
+            Err(e) => told.say(format!("the node is not known to be Ready: {e}"))?,
         }
         std::thread::sleep(ASK);
     }

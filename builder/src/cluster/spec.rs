@@ -452,9 +452,16 @@ mod tests {
             ),
             (t.replace("\"etcd-1\"", "\"Etcd_1\""), "not an RFC 1123 label"),
             (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "no node has the role etcd"),
-            (t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"), "there is a worker, but no node has the role master"),
             (
-                format!("{}{}", t.replace("roles = [\"etcd\"]", "roles = [\"etcd\", \"master\"]"), second.replace("[\"etcd\"]", "[\"master\"]").replace("77.0.31", "77.0.32")),
+                t.replace("roles = [\"etcd\"]", "roles = [\"worker\"]"),
+                "there is a worker, but no node has the role master",
+            ),
+            (
+                format!(
+                    "{}{}",
+                    t.replace("roles = [\"etcd\"]", "roles = [\"etcd\", \"master\"]"),
+                    second.replace("[\"etcd\"]", "[\"master\"]").replace("77.0.31", "77.0.32")
+                ),
                 "a second master, but no cluster.endpoint",
             ),
             (t.replace("gateway = \"10.77.0.1\"", "gateway = \"10.78.0.1\""), "outside its subnet 10.77.0.0/24"),

@@ -6,8 +6,8 @@ use super::seed::{admin_conf, dir_of};
 use super::spec::Spec;
 use crate::keeper::Status;
 use crate::keeper::client::{status as ask_status, which};
-use crate::keeper::state::State;
 use anyhow::{Context, Result, bail};
+use contract::node::Role;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,7 +50,11 @@ fn kubeconfig(spec: &Spec, file: &Path, status: &Status) -> Result<PathBuf> {
 
 /// What etcd and Kubernetes say of themselves.
 pub(crate) fn tables(spec: &Spec, file: &Path, status: &Status) -> Result<()> {
-    let on = |name: &str| status.nodes.iter().any(|n| n.name == name && n.state == State::Ready);
+    let runs = |name: &str, service: &str| {
+        let node = status.nodes.iter().find(|n| n.name == name);
+        node.is_some_and(|n| n.pid.is_some() && n.services.iter().any(|s| s.name == service && s.ready_ms.is_some()))
+    };
+    let on = |name: &str| runs(name, "etcd");
     let members: Vec<_> = status.etcd.iter().filter(|(n, _)| on(n)).map(|(_, a)| format!("https://{a}")).collect();
     if members.is_empty() {
         println!("\nno etcd member can be asked from here");
@@ -62,7 +66,10 @@ pub(crate) fn tables(spec: &Spec, file: &Path, status: &Status) -> Result<()> {
             run(command.args(["-w", "table"]).args(verb))?;
         }
     }
-    if has_kubernetes(status) {
+    let masters = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Master));
+    if has_kubernetes(status) && !masters.clone().any(|n| runs(&n.name, "kubelet")) {
+        println!("\nno master is ready: the API is not asked");
+    } else if has_kubernetes(status) {
         println!();
         let mut command = Command::new(program(spec, "kubernetes", "kubectl")?);
         let patience = format!("--request-timeout={}s", (10.0 * status.dilation).ceil());

@@ -340,7 +340,10 @@ impl World {
             ServiceSignal::Cont => Signal::SIGCONT,
         };
         log::say(&format!("the host sends {wanted} to {service}"));
-        let pids = handles.group.pids();
+        // What outlives a service is not the service: a container's shim in containerd's group.
+        let whole =
+            self.supervisor.entries.iter().any(|e| e.service.name == service && e.service.kills == Kills::Cgroup);
+        let pids = if whole { handles.group.pids() } else { vec![] };
         pids.into_iter().chain(self.reaper.pid_of(service)).for_each(|pid| signal(pid, wanted));
     }
 

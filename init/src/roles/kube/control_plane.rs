@@ -200,6 +200,10 @@ pub(super) fn controllers_flags(config: &NodeConfig) -> Vec<(&'static str, Strin
         ("cluster-signing-cert-file", own("ca.crt")),
         ("cluster-signing-key-file", own("ca.key")),
         ("controllers", "*,bootstrapsigner,tokencleaner".into()),
+        // Forty controllers make a client of their own each, one after the other: at 20 requests a second that is most of
+        // the time between an API that is ready and a node that is.
+        ("kube-api-burst", "400".into()),
+        ("kube-api-qps", "200".into()),
         ("kubeconfig", own("kubeconfig")),
         ("leader-elect", "true".into()),
         ("profiling", "false".into()),

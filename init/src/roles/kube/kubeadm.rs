@@ -55,6 +55,8 @@ const CONTROLLER_MANAGER: Reasons = &[
     ("client-ca-file", OWN_DIRECTORY),
     ("cluster-signing-cert-file", OWN_DIRECTORY),
     ("cluster-signing-key-file", OWN_DIRECTORY),
+    ("kube-api-burst", "it asks the apiserver of its own node, and at the default rate takes five seconds to start"),
+    ("kube-api-qps", "it asks the apiserver of its own node, and at the default rate takes five seconds to start"),
     ("kubeconfig", OWN_DIRECTORY),
     ("profiling", PROFILING),
     ("requestheader-client-ca-file", OWN_DIRECTORY),

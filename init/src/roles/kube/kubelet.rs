@@ -26,13 +26,17 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
     plan.files.push(json(CONFIG, 0o644, users::ROOT, &configuration(config)?));
     let is_master = config.roles.contains(&Role::Master);
     let mut done = vec![NODE_READY];
+    let mut needs = owned(&[ADDRESS, PKI, "containerd", "pause-image"]);
     if is_master {
         done.extend([API, OBJECTS]);
+    } else {
+        // One that is turned away tries again ever later, up to seven seconds, and would be late when it is let in.
+        needs.push(API.into());
     }
     plan.services.push(Service {
         name: "kubelet".into(),
         command: command(config),
-        needs: owned(&[ADDRESS, PKI, "containerd", "pause-image"]),
+        needs,
         ready: Ready::NotifyThenDone(owned(&done)),
         // A kubelet that comes back finds its pods as they were; at the end of the node they are stopped in order, after
         // it, because it would start them again.

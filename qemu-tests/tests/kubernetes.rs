@@ -1,0 +1,196 @@
+//! One node that is everything is a Kubernetes on which what people do works; booted once, restored for each test.
+
+use qemu_tests::cluster::{Cluster, Saved};
+use qemu_tests::kubectl::{Kubectl, program, template, workload};
+use qemu_tests::{checkout, read};
+use serde_json::{Value, json};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Host seconds per guest second while it boots, and while it does little.
+const DILATION: &str = "10";
+const RESTORED: f64 = 6.0;
+/// A pod starts, a service's address works, an answer comes.
+const SOON: Duration = Duration::from_secs(30);
+/// From power on to Ready.
+const BOOT: Duration = Duration::from_secs(60);
+
+fn single() -> (Cluster, Kubectl) {
+    static BOOTED: OnceLock<Saved> = OnceLock::new();
+    let text = read(&checkout().join("examples/single.toml")).replace("name = \"single\"", "name = \"demo\"");
+    let up = ["--dilation", DILATION, "--timeout", "120s"];
+    let cluster = Cluster::restored(&BOOTED, "single", &text, &up, RESTORED);
+    let kubectl = Kubectl::of(&cluster);
+    kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
+    (cluster, kubectl)
+}
+
+/// Two pods that serve, with a ConfigMap and a Secret, behind a Service.
+fn web(kubectl: &Kubectl, text: &str) {
+    let files = |name: &str| json!({ "name": name, "mountPath": format!("/etc/{name}") });
+    let container = json!({
+        "env": [{ "name": "BOX_TEXT", "value": text }],
+        "volumeMounts": [files("settings"), files("hidden")],
+        "ports": [{ "containerPort": 8080 }],
+        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 },
+    });
+    let volumes = [
+        json!({ "name": "settings", "configMap": { "name": "settings" } }),
+        json!({ "name": "hidden", "secret": { "secretName": "hidden" } }),
+    ];
+    let template = template("web", &["serve", "8080"], &container, &volumes);
+    kubectl.apply(&workload("Deployment", "web", &template, &json!({ "replicas": 2 })));
+}
+
+fn deploy(kubectl: &Kubectl) {
+    kubectl.apply(&program());
+    kubectl.apply(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" }, "data": { "colour": "green" } }));
+    kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "hidden" }, "stringData": { "word": "sesame" } }));
+    web(kubectl, "one");
+    let ports = json!([{ "port": 80, "targetPort": 8080, "nodePort": 30080 }]);
+    kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": { "type": "NodePort", "selector": { "app": "web" }, "ports": ports } }));
+    let client = template("client", &["idle"], &json!({}), &[]);
+    kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
+}
+
+#[test]
+fn what_people_do() {
+    let (cluster, kubectl) = single();
+    deploy(&kubectl);
+    kubectl.pods("web", 2, SOON);
+    let client = kubectl.pods("client", 1, SOON).remove(0).1;
+    let service = kubectl.get(&["service", "web"]).expect("the service");
+    let address = service["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+
+    // By address, by name (the cluster's DNS), by the node's port.
+    for to in
+        [format!("{address}:80"), "web:80".into(), "web.default.svc.cluster.local:80".into(), "10.77.0.11:30080".into()]
+    {
+        let answer = kubectl.until(&format!("an answer of {to}"), SOON, || kubectl.ask_from(&client, &to, "/"));
+        assert!(answer.starts_with("one from web-"), "{to}: {answer}");
+    }
+    let file = |path: &str| kubectl.ask_from(&client, "web:80", path).expect("a file");
+    assert_eq!(file("/file/etc/settings/colour"), "green");
+    assert_eq!(file("/file/etc/hidden/word"), "sesame");
+
+    let logs = kubectl.ok(&["logs", "-l", "app=web", "--tail=100"]);
+    assert!(logs.contains("serving on 8080") && logs.contains("asked for /"), "{logs}");
+    port_forward(&kubectl);
+
+    web(&kubectl, "two");
+    let answer = kubectl.until("the new version alone", SOON, || {
+        kubectl.pods("web", 2, SOON);
+        let answer = kubectl.ask_from(&client, "web:80", "/")?;
+        if answer.starts_with("two from") { Ok(answer) } else { Err(answer) }
+    });
+    println!("rolled: {answer}");
+
+    // What is at rest is not what was said.
+    let etcd = |key: &str| {
+        let out = kubectl.command("etcdctl", &["get", key, "--print-value-only"]).output().expect("run");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let secret = etcd("/registry/secrets/default/hidden");
+    assert!(secret.starts_with("k8s:enc:secretbox:v1:seed:") && !secret.contains("sesame"), "{secret}");
+    assert!(etcd("/registry/configmaps/default/settings").contains("green"));
+
+    // Pod Security says no to what takes the node over.
+    let mut root = template("root", &["idle"], &json!({ "securityContext": { "privileged": true } }), &[]);
+    root["apiVersion"] = "v1".into();
+    root["kind"] = "Pod".into();
+    root["metadata"]["name"] = "root".into();
+    let path = cluster.dir.path().join("root.json");
+    std::fs::write(&path, root.to_string()).expect("written");
+    let refused = kubectl.run(&["apply", "-f", &path.display().to_string()]).expect_err("refused");
+    assert!(refused.contains("violates PodSecurity \"baseline:latest\": privileged"), "{refused}");
+
+    // Aggregation, the issuer's discovery, and who may not read whose secrets.
+    assert!(kubectl.ok(&["get", "--raw", "/openid/v1/jwks"]).contains("\"ES256\""));
+    let no = kubectl.run(&["auth", "can-i", "get", "secrets", "--as=system:node:other", "--as-group=system:nodes"]);
+    assert!(no.is_err_and(|e| e.contains("no")), "a node that has no pod with it");
+}
+
+fn port_forward(kubectl: &Kubectl) {
+    use std::io::{Read, Write};
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let _forward = kubectl.spawn(&["port-forward", "service/web", &format!("{port}:80")]);
+    let answer = kubectl.until("an answer by port-forward", SOON, || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        if text.is_empty() { Err("nothing".into()) } else { Ok(text) }
+    });
+    assert!(answer.contains("one from web-"), "{answer}");
+}
+
+/// Started when, and how often, by container.
+fn containers(kubectl: &Kubectl) -> Vec<(String, Value)> {
+    let pods = kubectl.get(&["pods", "-A"]).expect("the pods");
+    let of = |p: &Value| {
+        let all = p["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        all.into_iter().map(|c| (c["containerID"].as_str().unwrap_or_default().to_owned(), c["restartCount"].clone()))
+    };
+    let mut found: Vec<_> = pods["items"].as_array().into_iter().flatten().flat_map(of).collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+#[test]
+fn killed_below_the_pods_and_no_container_notices() {
+    let (cluster, kubectl) = single();
+    // All of them are up, so that what changes later was changed by this.
+    kubectl.until("DNS is ready", SOON, || {
+        let d = kubectl.get(&["deployment", "-n", "kube-system", "coredns"])?;
+        if d["status"]["readyReplicas"] == 1 { Ok(()) } else { Err(d["status"].to_string()) }
+    });
+    let before = containers(&kubectl);
+    assert!(before.len() >= 6, "{before:?}");
+    for service in ["kubelet", "containerd"] {
+        cluster.ok(&["signal", "master-1", service, "kill"]);
+        cluster.wait_for("master-1", &format!("{service} is back"), SOON, |n| {
+            let services = n["services"].as_array().cloned().unwrap_or_default();
+            services.iter().any(|s| s["name"] == service && s["restarts"] == 1 && s["ready_ms"].is_u64())
+        });
+    }
+    kubectl.until("the kubelet reports", SOON, || {
+        kubectl.run(&["wait", "node/master-1", "--for=condition=Ready", "--timeout=1s"])
+    });
+    assert_eq!(containers(&kubectl), before, "the same containers, none of them restarted");
+}
+
+#[test]
+fn what_a_cluster_has_is_healed_and_what_is_anothers_stays() {
+    let (_cluster, kubectl) = single();
+    let binding = ["clusterrolebinding", "kubeadm:apiserver-kubelet-client"];
+    kubectl.ok(&["annotate", "daemonset", "-n", "kube-system", "kube-proxy", "example.org/mine=yes"]);
+    kubectl.ok(&[&["delete"], &binding[..]].concat());
+    kubectl.ok(&["delete", "service", "-n", "kube-system", "kube-dns"]);
+    kubectl.until("both are back", SOON, || {
+        kubectl.get(&binding)?;
+        kubectl.get(&["service", "-n", "kube-system", "kube-dns"])
+    });
+    let proxy = kubectl.get(&["daemonset", "-n", "kube-system", "kube-proxy"]).expect("there");
+    assert_eq!(proxy["metadata"]["annotations"]["example.org/mine"], "yes");
+}
+
+/// Pods end in order before the node does, and are there again after it.
+#[test]
+fn a_reboot() {
+    let (cluster, kubectl) = single();
+    kubectl.apply(&program());
+    let client = template("client", &["idle"], &json!({}), &[]);
+    kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
+    kubectl.pods("client", 1, SOON);
+    cluster.ok(&["reboot", "master-1", "--no-wait"]);
+    let console = || cluster.ok(&["console", "master-1", "--no-follow"]);
+    kubectl.until("the node ends", SOON, || {
+        let text = console();
+        if text.contains("etcd stopped") { Ok(text) } else { Err("it goes on".into()) }
+    });
+    let text = console();
+    let order = ["kubelet stopped", "containerd stopped", "etcd stopped"].map(|w| text.find(w).expect(w));
+    assert!(order.is_sorted(), "{text}");
+    cluster.wait_for("master-1", "all ready again", BOOT, |n| n["state"] == "ready");
+    kubectl.pods("client", 1, BOOT);
+}
