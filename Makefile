@@ -50,7 +50,8 @@ build: deps
 	RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo" \
 	  cargo build --quiet --profile node --target $(TARGET) -p init -p agent -p standin
 	cargo build --quiet -p builder
-	@install -C -m 755 $(NODE)/quorate-init $(NODE)/quorate-agent $(NODE)/quorate-standin $(NODE)/quorate-box target/debug/
+	@install -C -m 755 $(NODE)/quorate-init $(NODE)/quorate-agent $(NODE)/quorate-standin target/debug/
+	$(CC) -static -Os -s -Wall -Wextra -Werror qemu-tests/box/box.c -o target/debug/quorate-box
 
 image: build
 	$(QUORATE) image build etcd --update-vanished

@@ -12,9 +12,11 @@
 //! | what is in the root? | `rootfs/`, `tree/` |
 //! | how are bytes laid out? | `format/` |
 //! | what is a node told? | `cluster/`, `config.rs` |
+//! | where did the time of a boot go? | `chart.rs` |
 //! | who owns a running cluster's VMs? | `keeper/` |
 
 mod build;
+mod chart;
 mod cli;
 mod cluster;
 mod component;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Image(args) => interrupt::install().and_then(|()| image::run(args)),
         Command::Config(args) => config::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::BootChart(args) => cluster::boot_chart(args),
     };
     interrupt::work_ended();
     match result {

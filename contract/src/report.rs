@@ -52,6 +52,9 @@ pub struct ServiceReport {
     pub name: String,
     /// What it needs.
     pub needs: Vec<String>,
+    /// Conditions that it brings about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub provides: Vec<String>,
     /// Last started.
     pub start_ms: Option<u64>,
     /// Ready since.

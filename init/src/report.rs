@@ -100,6 +100,7 @@ impl Report {
                 let mut s = self.services.get(&e.service.name).cloned().unwrap_or_default();
                 s.name.clone_from(&e.service.name);
                 s.needs.clone_from(&e.service.needs);
+                s.provides.clone_from(&e.service.provides);
                 s.restarts = e.restarts;
                 if !matches!(e.state, State::Running { ready: true, .. } | State::Over) {
                     s.ready_ms = None;

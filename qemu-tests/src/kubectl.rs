@@ -66,7 +66,7 @@ impl Kubectl {
     /// Applies an object as a user does.
     pub fn apply(&self, object: &Value) {
         use std::io::Write;
-        let mut command = self.command("kubectl", &["apply", "-f", "-"]);
+        let mut command = self.command("kubectl", &["apply", "--server-side", "--force-conflicts", "-f", "-"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("run");
         child.stdin.take().expect("its stdin").write_all(object.to_string().as_bytes()).expect("written");
         assert!(child.wait().expect("ended").success(), "applying {object:#}");

@@ -24,6 +24,28 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Seeds, and clusters of VMs
     Cluster(cluster::ClusterArgs),
+    /// Draw where every millisecond of a boot went (SVG, critical path marked)
+    BootChart(BootChart),
+}
+
+/// `quorate boot-chart`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  quorate boot-chart -o boot.svg\n  quorate boot-chart master-1 worker-1 > boot.svg\n  \
+quorate boot-chart --report boot.json   # /run/quorate/boot.json of any node"
+)]
+pub(crate) struct BootChart {
+    /// Nodes of a running cluster; all of them where none is named
+    pub(crate) nodes: Vec<String>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub(crate) which: cluster::Which,
+    /// Boot reports from files instead
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub(crate) report: Vec<PathBuf>,
+    /// Where to put it; default: standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// How data is printed.

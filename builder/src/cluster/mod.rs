@@ -72,3 +72,19 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         Command::Keep { file, lab, only, restore } => serve::keep(file, lab, only, restore.as_deref()),
     }
 }
+
+/// `quorate boot-chart`.
+pub(crate) fn boot_chart(args: &crate::cli::BootChart) -> Result<()> {
+    let reports = match args.report.is_empty() {
+        true => operate::reports(args.which.file.as_deref(), &args.nodes)?,
+        false => args.report.iter().map(|f| operate::report_of(f)).collect::<Result<_>>()?,
+    };
+    let svg = crate::chart::draw(&reports);
+    match &args.out {
+        Some(path) => crate::store::write_whole(path, svg.as_bytes()),
+        None => {
+            print!("{svg}");
+            Ok(())
+        }
+    }
+}

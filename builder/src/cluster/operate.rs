@@ -3,7 +3,9 @@
 use crate::cli::cluster::{Cut, Which};
 use crate::keeper::client::{ask, tell, which};
 use crate::keeper::{Answer, Request};
+use crate::place::Refused;
 use anyhow::{Context, Result};
+use contract::report::BootReport;
 use lab::switch::Faults;
 use std::io::Write;
 use std::path::Path;
@@ -63,6 +65,29 @@ pub(crate) fn heal(w: &Which, nodes: &[String]) -> Result<()> {
         return request(w, &Request::Heal);
     }
     request(w, &Request::Impair { nodes: nodes.to_vec(), from: Faults::default(), to: Faults::default() })
+}
+
+/// Boot reports of these nodes, or of all that run.
+pub(crate) fn reports(file: Option<&Path>, nodes: &[String]) -> Result<Vec<(String, BootReport)>> {
+    let (_, spec) = which(file)?;
+    let status = crate::keeper::client::status(&spec.cluster.name)?;
+    let on = status.nodes.iter().filter(|n| n.pid.is_some()).map(|n| n.name.clone());
+    let names = if nodes.is_empty() { on.collect() } else { nodes.to_vec() };
+    let mut reports = Vec::new();
+    for node in names {
+        match ask(&spec.cluster.name, &Request::Report { node: node.clone() })?.next()? {
+            Some(Answer::Report { report: Some(report) }) => reports.push((node, *report)),
+            _ => anyhow::bail!("{node} has told of no boot yet; hint: `quorate cluster status`"),
+        }
+    }
+    Ok(reports)
+}
+
+/// A boot report from a file, by the file's name.
+pub(crate) fn report_of(file: &Path) -> Result<(String, BootReport)> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let report = serde_json::from_str(&text).map_err(|e| Refused(vec![format!("{}: {e}", file.display())]))?;
+    Ok((file.display().to_string(), report))
 }
 
 /// `cluster export`: consoles, logs, boot reports, counters and a timeline over all nodes.

@@ -71,3 +71,83 @@ pub(super) fn check(c: &mut Checker, config: &NodeConfig) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::check::check;
+    use crate::network::NetworkConfig;
+    use crate::node::NodeConfig;
+    use serde_json::{Value, json};
+
+    /// The problems of a master or a worker, changed by a JSON pointer's value; null takes it away.
+    fn problems(role: &str, pointer: &str, value: Value) -> String {
+        let cert = "-----BEGIN CERTIFICATE-----\n";
+        let ca = json!({ "cert": cert, "key": "-----BEGIN PRIVATE KEY-----\n" });
+        let is_master = role == "master";
+        let mut config = json!({
+            "version": 1, "roles": [role], "state": "ephemeral",
+            "node": { "name": "n-1", "address": "10.77.0.11" },
+            "cluster": { "name": "demo", "id": "3f9c2a7be1d04c55", "endpoint": "10.77.0.10:6443", "pod_subnet": null },
+            "members": {}, "masters": {},
+            "kubernetes": { "bootstrap_tokens": { "n-1": "abcdef.0123456789abcdef" }, "taints": [], "workers": {}, "encryption_key": null },
+            "pki": { "cluster_ca": { "cert": cert }, "service_account": null },
+        });
+        if is_master {
+            config["members"] = json!({ "etcd-1": "10.77.0.31" });
+            config["masters"] = json!({ "n-1": "10.77.0.11" });
+            config["kubernetes"]["encryption_key"] = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
+            config["pki"] = json!({
+                "cluster_ca": ca, "front_proxy_ca": ca, "etcd_client_ca": ca, "etcd_server_ca": { "cert": cert },
+                "service_account": { "key": "-----BEGIN PRIVATE KEY-----\n" },
+            });
+        }
+        if !pointer.is_empty() {
+            *config.pointer_mut(pointer).expect("a place") = value;
+        }
+        let config: NodeConfig = serde_json::from_value(config).expect("the schema");
+        let lan =
+            crate::network::Ethernet { addresses: vec!["10.77.0.11/24".parse().expect("a net")], ..Default::default() };
+        check(&config, &NetworkConfig { ethernets: vec![lan] }).iter().map(|p| format!("{p}\n")).collect()
+    }
+
+    #[test]
+    fn masters_and_workers_are_checked() {
+        assert_eq!(problems("master", "", Value::Null), "");
+        assert_eq!(problems("worker", "", Value::Null), "");
+        let cases = [
+            ("master", "/pki/cluster_ca/key", Value::Null, "quorate.pki.cluster_ca.key: is missing"),
+            ("master", "/pki/service_account", Value::Null, "quorate.pki.service_account: is missing"),
+            ("master", "/pki/etcd_client_ca/key", Value::Null, "quorate.pki.etcd_client_ca.key: is missing"),
+            ("master", "/kubernetes/encryption_key", json!("c2hvcnQ="), "expected 32 bytes as base64"),
+            ("master", "/masters", json!({ "n-2": "10.77.0.12" }), "has the role master, but is not among them"),
+            ("master", "/masters", json!({ "n-1": "10.77.0.12" }), "n-1 has 10.77.0.12 there"),
+            ("master", "/cluster/endpoint", Value::Null, "quorate.cluster.endpoint: is missing"),
+            ("master", "/cluster/pod_subnet", json!("10.96.0.0/16"), "and the services' 10.96.0.0/12 overlap"),
+            ("master", "/cluster/pod_subnet", json!("10.77.0.0/16"), "10.77.0.11 is an address of pods"),
+            ("worker", "/kubernetes/bootstrap_tokens", json!({}), "expected one for `n-1`, and no other node's"),
+            (
+                "worker",
+                "/kubernetes/bootstrap_tokens",
+                json!({ "n-1": "abcdef.0123456789abcdef", "n-2": "fedcba.0123456789abcdef" }),
+                "and no other node's",
+            ),
+            (
+                "worker",
+                "/kubernetes/bootstrap_tokens/n-1",
+                json!("ABCDEF.0123456789abcdef"),
+                "expected six and sixteen",
+            ),
+            ("worker", "/kubernetes/workers", json!({ "n-1": "10.77.0.41" }), "it must not travel there"),
+            ("worker", "/kubernetes/encryption_key", json!("AAAA"), "on a node without `master`"),
+            ("worker", "/kubernetes/taints", json!(["gpu"]), "`gpu`: expected key:Effect"),
+            ("worker", "/pki/cluster_ca", Value::Null, "quorate.pki.cluster_ca.cert: is missing"),
+        ];
+        for (role, pointer, value, want) in cases {
+            let found = problems(role, pointer, value);
+            assert!(found.contains(want), "{role} {pointer}: {found}\n-- expected: {want}");
+        }
+        let key = json!({ "cert": "-----BEGIN CERTIFICATE-----\n", "key": "-----BEGIN PRIVATE KEY-----\n" });
+        let told = problems("worker", "/pki/cluster_ca", key);
+        assert!(told.contains("on a node without `master`: it must not travel there"), "{told}");
+    }
+}
