@@ -74,6 +74,9 @@ pub(crate) enum ClusterCommand {
         /// Text or JSON
         #[arg(long, default_value = "text")]
         format: Format,
+        /// Again every second, until Ctrl-C: the nodes, and who holds the virtual IP
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Settings for a shell: eval "$(quorate cluster env)"
     Env {

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         }
         Command::Restore { name, lab, which } => up::restore(which.file.as_deref(), name, lab),
         Command::Down { file, wipe } => up::down(file.as_deref(), *wipe),
-        Command::Status { file, format } => show::status(file.as_deref(), *format),
+        Command::Status { file, format, watch } => show::status(file.as_deref(), *format, *watch),
         Command::Env { file } => talk::env(file.as_deref()),
         Command::Logs { node, service, follow, lines, which } => {
             let (node, service) = (node.clone(), service.clone());

@@ -59,9 +59,32 @@ pub(crate) fn event_line(event: &lab::cluster::Event) -> String {
     format!("{} {:<14} {}\n", seconds(event.ms), event.who, event.what)
 }
 
+/// `cluster status --watch` looks this often.
+const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Until Ctrl-C, or until the cluster is down.
+fn follow(spec: &Spec, format: Format) -> Result<()> {
+    loop {
+        let status = ask_status(&spec.cluster.name)?;
+        match format {
+            Format::Json => println!("{}", serde_json::to_string(&status)?),
+            Format::Text => {
+                if std::io::stdout().is_terminal() {
+                    print!("\x1b[H\x1b[2J");
+                }
+                nodes(&status);
+            }
+        }
+        std::thread::sleep(WATCH);
+    }
+}
+
 /// `cluster status`.
-pub(crate) fn status(file: Option<&Path>, format: Format) -> Result<()> {
+pub(crate) fn status(file: Option<&Path>, format: Format, watch: bool) -> Result<()> {
     let (file, spec) = which(file)?;
+    if watch {
+        return follow(&spec, format);
+    }
     let status = ask_status(&spec.cluster.name)?;
     match format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
@@ -103,6 +126,18 @@ pub(crate) fn nodes(status: &Status) {
         if n.pid.is_some() && n.state != crate::keeper::state::State::Ready {
             println!("{:<14} said last: {}", "", n.said);
         }
+    }
+    holders(status);
+}
+
+/// Where the virtual IP is, in the cluster's own words.
+fn holders(status: &Status) {
+    let holders: Vec<_> = status.nodes.iter().filter(|n| n.holds_vip).map(|n| n.name.as_str()).collect();
+    let has_balancers = status.nodes.iter().any(|n| n.services.iter().any(|s| s.name == "keepalived"));
+    match holders[..] {
+        [] if has_balancers => println!("nobody holds the virtual IP"),
+        [] => {}
+        _ => println!("the virtual IP is held by {}", holders.join(" and ")),
     }
 }
 

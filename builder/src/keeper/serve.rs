@@ -2,7 +2,7 @@
 //! after the other; what goes on is handed to threads.
 
 use super::client::socket;
-use super::state::{NodeStatus, ServiceStatus, state};
+use super::state::{NodeStatus, ServiceStatus, holds_vip, state};
 use super::stream::{self, Followed, end, send};
 use super::{Answer, Request, Status};
 use crate::cli::cluster::Lab;
@@ -274,6 +274,7 @@ fn node_status(cluster: &mut Cluster, node: &spec::Node, dir: &Path) -> NodeStat
         pid: None,
         uptime_ms: 0,
         said: String::new(),
+        holds_vip: false,
         services: vec![],
         console: dir.join(format!("{}.console.log", node.name)),
     };
@@ -282,6 +283,7 @@ fn node_status(cluster: &mut Cluster, node: &spec::Node, dir: &Path) -> NodeStat
     status.state = state(true, &vm.console.since(0), &lines, report.as_ref());
     status.pid = Some(vm.pid());
     status.uptime_ms = uptime;
+    status.holds_vip = holds_vip(&lines);
     status.said = lines.last().map(|l| l.text.clone()).unwrap_or_default();
     status.services = report
         .map(|r| r.services)

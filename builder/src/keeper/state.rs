@@ -18,6 +18,8 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_ms: u64,
     /// Its last line.
     pub(crate) said: String,
+    /// It holds the virtual IP, by its own word.
+    pub(crate) holds_vip: bool,
     pub(crate) services: Vec<ServiceStatus>,
     /// Its console's log.
     pub(crate) console: PathBuf,
@@ -89,6 +91,16 @@ pub(crate) fn state(on: bool, console: &[String], lines: &[Line], report: Option
     if state == State::Ready && unready { State::Waiting } else { state }
 }
 
+/// Whether a node holds the virtual IP: what it said last of it since it started.
+pub(crate) fn holds_vip(lines: &[Line]) -> bool {
+    lines.iter().fold(false, |holds, line| {
+        let text = &line.text;
+        (holds || text.contains("holds the virtual IP"))
+            && !text.contains("does not hold the virtual IP")
+            && !text.starts_with("mounts ok")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +121,15 @@ mod tests {
         assert_eq!(say(&["all ready (1 ms)", "mounts ok (1 ms)"]), State::Booting, "it started again");
         let console = ["[ 1.0] quorate: STOPPED: no root".to_owned()];
         assert_eq!(state(true, &console, &[], None), State::Stopped);
+    }
+
+    #[test]
+    fn the_last_word_of_the_virtual_ip_counts() {
+        let (takes, gives) =
+            ("node: holds the virtual IP 10.0.0.1", "node: does not hold the virtual IP 10.0.0.1 any more");
+        assert!(holds_vip(&lines(&[takes])) && holds_vip(&lines(&[takes, gives, takes])));
+        assert!(!holds_vip(&lines(&[])) && !holds_vip(&lines(&[takes, gives])));
+        assert!(!holds_vip(&lines(&[takes, "mounts ok (1 ms)"])), "it started again");
     }
 
     #[test]
