@@ -27,6 +27,9 @@ pub struct Service {
     /// is ready again (systemd's `BindsTo=`).
     #[serde(default)]
     pub bound_to: Vec<String>,
+    /// Services that are stopped before it, although they do not need it to start.
+    #[serde(default)]
+    pub stops_after: Vec<String>,
     /// A program that is run each time its process has ended, before anything else happens to it; program and arguments.
     #[serde(default)]
     pub after: Vec<String>,

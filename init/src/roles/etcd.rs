@@ -26,6 +26,8 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
         environment_from: Some(format!("{}/etcd", paths::ENV)),
         needs: owned(&[ADDRESS, PKI, MEMBER]),
         bound_to: vec![],
+        // The apiserver on this node writes to it to the end.
+        stops_after: owned(if config.has_kubelet() { &["containerd"] } else { &[] }),
         after: vec![],
         farewell: vec![],
         farewell_ms: 0,

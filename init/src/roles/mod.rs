@@ -65,6 +65,7 @@ fn agent(verb: &str) -> Service {
         environment_from: None,
         needs: vec![],
         bound_to: vec![],
+        stops_after: vec![],
         after: vec![],
         farewell: vec![],
         farewell_ms: 0,

@@ -122,6 +122,7 @@ impl Reaper {
             environment_from: None,
             needs: vec![],
             bound_to: vec![],
+            stops_after: vec![],
             after: vec![],
             farewell: vec![],
             farewell_ms: 0,

@@ -475,7 +475,8 @@ impl Supervisor {
         self.entries.iter().enumerate().any(|(j, other)| {
             let up = !matches!(other.state, State::Down | State::Waiting | State::Over | State::Backoff { .. });
             let needs = other.service.needs.iter().any(|n| *n == own.name || own.provides.contains(n))
-                || other.service.bound_to.contains(&own.name);
+                || other.service.bound_to.contains(&own.name)
+                || own.stops_after.contains(&other.service.name);
             j != i && up && (needs || (own.last && !other.service.last))
         })
     }

@@ -56,6 +56,7 @@ fn haproxy_service() -> Service {
         environment_from: None,
         needs: owned(&[ADDRESS]),
         bound_to: vec![],
+        stops_after: vec![],
         after: vec![],
         farewell: vec![],
         farewell_ms: 0,
@@ -92,6 +93,7 @@ fn keepalived_service(vip: &str) -> Service {
         environment_from: None,
         needs: owned(&[ADDRESS, LINK]),
         bound_to: owned(&["haproxy"]),
+        stops_after: vec![],
         // One that was killed leaves the address behind, and its peer takes it: nobody may hold it twice.
         after: owned(&[paths::AGENT, "drop-vip", vip]),
         farewell: vec![],

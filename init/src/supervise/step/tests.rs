@@ -11,6 +11,7 @@ fn service(name: &str, needs: &[&str], ready: Ready) -> Service {
         environment_from: None,
         needs: own(needs),
         bound_to: vec![],
+        stops_after: vec![],
         after: vec![],
         farewell: vec![],
         farewell_ms: 0,
@@ -38,6 +39,7 @@ fn plan() -> Supervisor {
     // One that is bound to etcd, and has something to clean up: in every schedule.
     let bound = Service {
         bound_to: vec!["etcd".into()],
+        stops_after: vec![],
         after: vec!["/bin/true".into()],
         ..service("bound", &[], Ready::Started)
     };
@@ -157,6 +159,7 @@ fn balancer() -> Supervisor {
     let mut s = Supervisor::default();
     let keepalived = Service {
         bound_to: vec!["haproxy".into()],
+        stops_after: vec![],
         after: vec!["/bin/true".into()],
         reload: Some(contract::service::ReloadSignal::Hup),
         ..service("keepalived", &[], Ready::Started)
@@ -284,6 +287,18 @@ fn says_farewell_at_shutdown_only_and_in_time() {
     assert_eq!(text(&s.step(103, &empty("kubelet"))), "farewell kubelet");
     assert_eq!(text(&s.step(5102, &Event::Tick)), "");
     assert_eq!(text(&s.step(5103, &Event::Tick)), "kill kubelet, finished");
+}
+
+#[test]
+fn stops_after_what_does_not_need_it() {
+    let mut s = Supervisor::default();
+    let etcd = Service { stops_after: vec!["kubelet".into()], ..service("etcd", &[], Ready::Started) };
+    s.add(vec![etcd, with_farewell()]);
+    s.step(0, &done("pki"));
+    assert_eq!(text(&s.step(1, &Event::Shutdown)), "term kubelet");
+    s.step(2, &ended_well("kubelet"));
+    assert_eq!(text(&s.step(2, &empty("kubelet"))), "farewell kubelet");
+    assert_eq!(text(&s.step(3, &ended_well("kubelet"))), "term etcd");
 }
 
 /// A schedule: what the world does next.
