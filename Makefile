@@ -30,10 +30,10 @@ check: deps
 test: check image
 	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=2
 
-## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late
+## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six nodes of Kubernetes
 soak: check image
 	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
-	  cargo test --quiet -p qemu-tests --test first_boot --test faults -- --test-threads=1 --nocapture
+	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked -- --test-threads=1 --nocapture --include-ignored
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image

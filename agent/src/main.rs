@@ -9,6 +9,7 @@
 //! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button, the port to the host | `devices.rs`, `disk_names.rs`, `voice/` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
 //! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health | `node.rs`, `pki/`, `membership/`, `kube/`, `lb/` |
+//! | `drain` | waits for the node's stop, and sends its pods elsewhere before | `kube/drain.rs` |
 //! | `drop-vip` | takes a virtual IP away that keepalived left behind, once | `lb/vip.rs` |
 //! | `log` | writes what services print | `logs.rs` |
 
@@ -38,8 +39,12 @@ fn main() -> ExitCode {
         Some("network") => net::run(),
         Some("node") => node::run(),
         Some("log") => logs::run(),
+        Some("drain") => kube::drain::run(),
         Some("drop-vip") => lb::vip::drop(&std::env::args().nth(2).unwrap_or_default()),
-        _ => Err("expected one of metadata, devices, network, node, log, drop-vip; PID 1 starts this program".into()),
+        _ => {
+            Err("expected one of metadata, devices, network, node, log, drain, drop-vip; PID 1 starts this program"
+                .into())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -174,6 +174,20 @@ fn what_a_cluster_has_is_healed_and_what_is_anothers_stays() {
     assert_eq!(proxy["metadata"]["annotations"]["example.org/mine"], "yes");
 }
 
+/// Whatever was on its way to the disk: the node comes back, and its pods with it.
+#[test]
+fn power_is_lost() {
+    let (cluster, kubectl) = single();
+    kubectl.apply(&program());
+    let client = template("client", &["idle"], &json!({}), &[]);
+    kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
+    kubectl.pods("client", 1, SOON);
+    cluster.ok(&["kill", "master-1"]);
+    cluster.ok(&["start", "master-1", "--no-wait"]);
+    cluster.wait_for("master-1", "all ready again", BOOT, |n| n["state"] == "ready");
+    kubectl.pods("client", 1, BOOT);
+}
+
 /// Pods end in order before the node does, and are there again after it.
 #[test]
 fn a_reboot() {

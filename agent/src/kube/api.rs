@@ -131,6 +131,18 @@ impl Api {
         answer(request.send(value.to_string()))
     }
 
+    /// Makes something.
+    pub(super) fn post(&self, path: &str, value: &Value) -> Result<Value, Failure> {
+        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/json");
+        answer(request.send(value.to_string()))
+    }
+
+    /// Changes the fields that `value` names, null = takes them away (RFC 7386).
+    pub(super) fn merge(&self, path: &str, value: &Value) -> Result<Value, Failure> {
+        let request = self.agent.patch(format!("{}{path}", self.base)).content_type("application/merge-patch+json");
+        answer(request.send(value.to_string()))
+    }
+
     /// Server-side apply: the fields of `value` become this manager's, and what it says; other fields are left alone.
     pub(super) fn apply(&self, path: &str, value: &Value) -> Result<Value, Failure> {
         let url = format!("{}{path}?fieldManager=quorate&force=true", self.base);

@@ -9,6 +9,7 @@ use super::Told;
 use super::api::Api;
 use crate::channel::Channel;
 use crate::etcd;
+use contract::control::FromAgent;
 use contract::control::condition::API;
 use contract::kube::{self, Component};
 use contract::node::{NodeConfig, Role};
@@ -49,6 +50,7 @@ pub(super) fn watch(config: &NodeConfig, is_ready: &AtomicBool, channel: Channel
         match well {
             Ok(()) if !began => {
                 began = true;
+                channel.say(&FromAgent::Tell { text: "the apiserver of this node is ready".into() })?;
                 start(kube::CONTROLLER_MANAGER)?;
                 start(kube::SCHEDULER)?;
                 channel.done(API)?;

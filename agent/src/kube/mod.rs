@@ -7,6 +7,7 @@
 //! | when does a worker's kubelet start? | `admission.rs` |
 //! | which kubelet gets a certificate? | `approve.rs` |
 //! | do load balancers send clients here? | `ready.rs` |
+//! | what does a node do before it stops? | `drain.rs`, a verb of its own |
 //! | how is the API spoken to? | `api.rs` |
 //!
 //! Each looks after itself in a thread of its own, finds out anew what is done already, and never ends: what fails is told
@@ -17,6 +18,7 @@ mod api;
 mod apply;
 mod approve;
 mod control_plane;
+pub(crate) mod drain;
 mod node_ready;
 mod objects;
 mod ready;

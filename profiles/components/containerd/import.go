@@ -6,6 +6,7 @@ import (
 	"os"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 )
 
@@ -31,7 +32,9 @@ func importImage(ctx context.Context, args []string) error {
 		return fmt.Errorf("%s: %w", args[1], err)
 	}
 	for _, i := range images {
-		if err := containerd.NewImage(client, i).Unpack(ctx, "overlayfs"); err != nil {
+		// On disk before it is said to be there: a node that loses power now would have an image of empty files for ever.
+		synced := containerd.WithUnpackApplyOpts(diff.WithSyncFs(true))
+		if err := containerd.NewImage(client, i).Unpack(ctx, "overlayfs", synced); err != nil {
 			return fmt.Errorf("unpacking %s: %w", i.Name, err)
 		}
 		fmt.Println(i.Name)

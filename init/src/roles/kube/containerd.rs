@@ -9,6 +9,9 @@ use contract::{paths, users};
 
 const CONFIG: &str = "/run/quorate/containerd.toml";
 
+// An image is on disk before it is said to be there (`image_pull_with_sync_fs`, and `cri-import` likewise): its files are not
+// written again, and after a power cut they would be empty for ever.
+
 /// What reads kernel features, tracing or registries that no node here has: each costs time at every start.
 const DISABLED: [&str; 9] = [
     "internal.v1.opt",
@@ -62,6 +65,7 @@ fn configuration() -> String {
          \n\
          [plugins.'io.containerd.cri.v1.images']\n\
          snapshotter = 'overlayfs'\n\
+         image_pull_with_sync_fs = true\n\
          pinned_images = {{ sandbox = '{image}' }}\n\
          \n\
          [plugins.'io.containerd.cri.v1.runtime']\n\

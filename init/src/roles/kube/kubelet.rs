@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 
 const CONFIG: &str = "/etc/kubernetes/kubelet.json";
 
+/// How long pods may be sent elsewhere before the node stops, milliseconds: the agent's own bound (`agent/src/kube/drain.rs`)
+/// and a margin.
+const DRAIN_MS: u64 = 22_000;
 /// How long pods may take to end when the node stops, seconds.
 const PODS_STOP_S: u64 = 20;
 /// ... and what stopping them takes beside, milliseconds.
@@ -48,6 +51,8 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
         agent: false,
         ..agent("kubelet")
     });
+    // Nothing but what it does when it is stopped, before the kubelet is.
+    plan.services.push(Service { needs: owned(&["kubelet"]), stop_ms: Some(DRAIN_MS), ..agent("drain") });
     Ok(())
 }
 
