@@ -20,7 +20,7 @@ const PATIENT: Duration = Duration::from_secs(20);
 fn main() -> Result<()> {
     node()?;
     let ours = Lab::new("ours", &description());
-    let rows = ours.rows(20, 3);
+    let rows = ours.rows(20, 2);
     throughput(&ours)?;
     drop(ours);
     let guide = description().replace("roles = [\"lb\"]", "image = \"test/guide\"\nroles = [\"lb\"]");

@@ -25,6 +25,8 @@ const EVERY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(100);
 /// One load balancer alone holds the virtual IP within this (guest time).
 const AGREED: Duration = Duration::from_secs(5);
+/// A stand-in answers its control port within this (guest time).
+const TOLD: Duration = Duration::from_secs(5);
 /// A stream is opened within so many tries.
 const OPENS: usize = 5;
 
@@ -65,6 +67,7 @@ pub fn wait_served(cluster: &Cluster) {
 /// Tells a stand-in how to behave: `not-ready`, `ready`, `hang`, `slow 300`, `well`.
 pub fn tell(cluster: &Cluster, master: usize, word: &str) {
     let stream = TcpStream::connect(cluster.forwarded(&format!("10.77.0.1{master}:6440"))).expect("its control port");
+    stream.set_read_timeout(Some(cluster.clock().host(TOLD))).expect("a bound");
     writeln!(&stream, "{word}").expect("told");
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).expect("an answer");

@@ -198,9 +198,11 @@ fn set(socket: &std::net::UdpSocket, what: libc::Ioctl, address: Ipv4Addr) -> st
 #[expect(unsafe_code, reason = "netdevice(7) is spoken by ioctl")]
 fn up(socket: &std::net::UdpSocket, name: &str) -> std::io::Result<()> {
     let mut request = request(name);
-    // SAFETY: the kernel reads the request only.
+    // SAFETY: the kernel writes flags, and reads them.
     unsafe {
-        request.ifr_ifru.ifru_flags = UP;
+        // What is there stays: an interface without MULTICAST is none to keepalived.
+        call(socket, libc::SIOCGIFFLAGS, &mut request)?;
+        request.ifr_ifru.ifru_flags |= UP;
         call(socket, libc::SIOCSIFFLAGS, &mut request)
     }
 }
