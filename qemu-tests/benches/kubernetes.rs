@@ -112,7 +112,8 @@ fn floor() -> Result<()> {
         "--authorization-mode=Node,RBAC".into(),
         "--service-cluster-ip-range=10.96.0.0/12".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
-        format!("--service-account-key-file={}", file("leaf.key")),
+        // A certificate is a public key too.
+        format!("--service-account-key-file={}", file("leaf.crt")),
         format!("--service-account-signing-key-file={}", file("leaf.key")),
         format!("--tls-cert-file={}", file("leaf.crt")),
         format!("--tls-private-key-file={}", file("leaf.key")),
