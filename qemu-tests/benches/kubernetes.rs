@@ -51,7 +51,7 @@ fn single() -> Result<()> {
                 .map_err(|e| e.to_string())?;
         let known = summary["pods"]
             .as_array()
-            .is_some_and(|p| p.iter().filter(|p| !p["memory"]["rssBytes"].is_null()).count() >= 6);
+            .is_some_and(|p| p.iter().filter(|p| p["memory"]["rssBytes"].as_u64().is_some_and(|b| b > 0)).count() >= 6);
         if known { Ok(summary) } else { Err("not all of them".into()) }
     });
     let mb = |v: &Value| v.as_u64().map_or_else(|| "?".into(), |b| format!("{} MB", b / 1_000_000));

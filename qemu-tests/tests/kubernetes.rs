@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Host seconds per guest second while it boots, and while it does little.
-const DILATION: &str = "10";
+const DILATION: &str = "20";
 const RESTORED: f64 = 6.0;
 /// A pod starts, a service's address works, an answer comes.
 const SOON: Duration = Duration::from_secs(30);
