@@ -8,9 +8,15 @@ use super::api::Api;
 use crate::channel::Channel;
 use base64::Engine;
 use contract::node::{Kubernetes, NodeConfig};
-use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::time::Duration;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
 
 const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 /// The API is away, or the watch was refused.
@@ -117,33 +123,55 @@ fn parse(text: &str) -> Result<Asked, String> {
     }
     let pem = base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| format!("it is no base64: {e}"))?;
     let pem = String::from_utf8(pem).map_err(|e| format!("it is no text: {e}"))?;
-    let csr = CertificateSigningRequestParams::from_pem(&pem).map_err(|e| format!("it cannot be read: {e}"))?;
-    let word = |v: &DnValue| match v {
-        DnValue::Utf8String(s) => s.clone(),
-        DnValue::PrintableString(s) => s.as_str().to_owned(),
-        other => format!("{other:?}"),
-    };
-    let (mut cn, mut groups) = (String::new(), Vec::new());
-    for (kind, value) in csr.params.distinguished_name.iter() {
-        match kind {
-            DnType::CommonName => cn = word(value),
-            DnType::OrganizationName => groups.push(word(value)),
-            other => return Err(format!("a subject with {other:?}")),
+    let bad = |e: &dyn std::fmt::Display| format!("it cannot be read: {e}");
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).map_err(|e| bad(&e))?;
+    let (rest, csr) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| bad(&e))?;
+    if !rest.is_empty() {
+        return Err(format!("{} bytes follow it", rest.len()));
+    }
+    let info = &csr.certification_request_info;
+    let mut asked = Asked { cn: String::new(), groups: Vec::new(), names: Vec::new() };
+    // Every attribute, however often it stands there: who signs may read another one than who looked.
+    for attribute in info.subject.iter_attributes() {
+        let text = attribute.as_str().map_err(|e| bad(&e))?.to_owned();
+        if *attribute.attr_type() == OID_X509_ORGANIZATION_NAME {
+            asked.groups.push(text);
+        } else if *attribute.attr_type() == OID_X509_COMMON_NAME && asked.cn.is_empty() {
+            asked.cn = text;
+        } else {
+            return Err(format!("a subject with {}={text}", attribute.attr_type()));
         }
     }
-    let names = csr.params.subject_alt_names.iter().map(|n| match n {
-        SanType::DnsName(n) => n.as_str().to_owned(),
-        SanType::IpAddress(ip) => ip.to_string(),
+    for attribute in info.iter_attributes() {
+        let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else { continue };
+        for extension in &requested.extensions {
+            let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
+                return Err(format!("the extension {}", extension.oid));
+            };
+            asked.names.extend(names.general_names.iter().map(name));
+        }
+    }
+    Ok(asked)
+}
+
+/// As the configuration writes it; what is neither a name nor an address, in a form that no node is called by.
+fn name(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::DNSName(n) => (*n).to_owned(),
+        GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
+            (Ok(four), _) => IpAddr::from(four).to_string(),
+            (_, Ok(six)) => IpAddr::from(six).to_string(),
+            _ => format!("{bytes:?}"),
+        },
         other => format!("{other:?}"),
-    });
-    Ok(Asked { cn, groups, names: names.collect() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{CertificateParams, DnType, KeyPair};
 
     fn kubernetes() -> Kubernetes {
         serde_json::from_value(json!({
@@ -198,6 +226,54 @@ mod tests {
         assert!(of("system:node:worker-1", &["kubernetes"]).is_err());
         assert!(of("system:node:worker-2", &["worker-1"]).is_err());
         assert!(of("system:bootstrap:abcdef", &["worker-1"]).is_err());
+    }
+
+    /// Made with `openssl req -subj "/O=system:masters/O=system:nodes/CN=system:node:worker-1"`.
+    const TWO_GROUPS: &str = "-----BEGIN CERTIFICATE REQUEST-----\n\
+MIIBCjCBsQIBADBPMRcwFQYDVQQKDA5zeXN0ZW06bWFzdGVyczEVMBMGA1UECgwM\n\
+c3lzdGVtOm5vZGVzMR0wGwYDVQQDDBRzeXN0ZW06bm9kZTp3b3JrZXItMTBZMBMG\n\
+ByqGSM49AgEGCCqGSM49AwEHA0IABFOyGwpUKxi719cvPkzUiL8ZGmPUmomAIE/+\n\
+erzmA4vZm5co//IzpdlVYHWxeBkr22XzMWJfs5Hq+cFcde/KmEagADAKBggqhkjO\n\
+PQQDAgNIADBFAiBH6/JHPqzRpxj2HlCCOTHfFLgxPQiZHRtHnYQP1AG3YwIhAIxY\n\
+oBnBiczTuB9hi2YrCzIspcqkir1XOnWOMzlEwz+S\n\
+-----END CERTIFICATE REQUEST-----\n\
+";
+
+    #[test]
+    fn a_second_group_does_not_hide_behind_the_first() {
+        let mut two = request(CLIENT, "system:bootstrap:abcdef", "system:node:worker-1", "system:nodes", &[]);
+        two["spec"]["request"] = base64::engine::general_purpose::STANDARD.encode(TWO_GROUPS).into();
+        let refused = decide(&kubernetes(), &two).expect_err("refused");
+        assert!(refused.contains("system:masters"), "{refused}");
+    }
+
+    /// Made with Go's `x509.CreateCertificateRequest`, as the kubelet makes its own.
+    const OF_A_KUBELET: &str = "-----BEGIN CERTIFICATE REQUEST-----\n\
+MIIBHTCBxAIBADA2MRUwEwYDVQQKEwxzeXN0ZW06bm9kZXMxHTAbBgNVBAMTFHN5\n\
+c3RlbTpub2RlOndvcmtlci0xMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAExFHu\n\
+of5fsXsuFy0gx6BdExFk8lPWSkshNV574Ak/DyjMKiCW0lTPBRZdIxWvitOotNRu\n\
+DYG7BJhzGUInwjb9XaAsMCoGCSqGSIb3DQEJDjEdMBswGQYDVR0RBBIwEIIId29y\n\
+a2VyLTGHBApNACkwCgYIKoZIzj0EAwIDSAAwRQIhAOLTgPAiVWQ8lo7NpPZoZcU4\n\
+PV8a9l/a9Aa+iC+SiUb2AiAusqA9t3ChFqcLipfmH3LibGyjInnONPEKLzedvRoG\n\
+Cg==\n\
+-----END CERTIFICATE REQUEST-----\n\
+";
+
+    #[test]
+    fn what_a_kubelet_makes_is_understood() {
+        let mut own = request(SERVING, "system:node:worker-1", "", "", &[]);
+        own["spec"]["request"] = base64::engine::general_purpose::STANDARD.encode(OF_A_KUBELET).into();
+        assert_eq!(decide(&kubernetes(), &own), Ok(Some("worker-1".into())));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let mut odd = request(CLIENT, "system:bootstrap:abcdef", "system:node:worker-1", "system:nodes", &[]);
+        let whole = odd["spec"]["request"].as_str().expect("base64").to_owned();
+        for bad in ["", "AAAA", "no base64!", &whole[..whole.len() / 8 * 4], &"A".repeat(REQUEST_MAX + 4)] {
+            odd["spec"]["request"] = bad.into();
+            assert!(decide(&kubernetes(), &odd).is_err(), "{} bytes", bad.len());
+        }
     }
 
     proptest! {
