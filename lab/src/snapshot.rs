@@ -116,7 +116,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Exchanges all VMs for those of a snapshot; nodes that were off in it are off then.
+    /// Exchanges all VMs for those of a snapshot; nodes that were off in it are off then. Faults of the network are no part
+    /// of a snapshot: all cables are whole afterwards.
     pub fn restore(&mut self, dir: &Path) -> Result<()> {
         let path = dir.join("snapshot.json");
         let text = std::fs::read(&path).with_context(|| format!("no snapshot at {}", dir.display()))?;
@@ -134,6 +135,7 @@ impl Cluster {
         }
         self.switch.pause();
         self.switch.clear();
+        self.switch.heal();
         let result = self.thaw(&snapshot, dir);
         self.switch.resume();
         if let Err(e) = result {

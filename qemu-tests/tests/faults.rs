@@ -166,10 +166,13 @@ fn a_restored_cluster_is_the_saved_one() {
     cluster.ok(&["save", "two"]);
     client("etcd-2").put("after", "1").expect("the saved ones went on");
     cluster.ok(&["kill", "etcd-3"]);
+    cluster.ok(&["cut", "etcd-1"]);
+    cluster.ok(&["divide", "etcd-2", "etcd-3"]);
     cluster.ok(&["restore", "two"]);
     assert_eq!(client("etcd-3").get("before").expect("read").as_deref(), Some("1"));
     assert_eq!(client("etcd-3").get("after").expect("read"), None, "it had not happened yet");
     client("etcd-3").put("again", "1").expect("written");
+    assert_eq!(client("etcd-1").get("again").expect("its cable is whole").as_deref(), Some("1"));
     let (out, text) = cluster.run(&["save", "two"]);
     assert!(!out.status.success() && text.contains("exists already"), "{text}");
     let (out, text) = cluster.run(&["restore", "three"]);
