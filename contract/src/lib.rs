@@ -26,6 +26,7 @@ pub mod control;
 pub mod disk;
 pub mod image;
 pub mod kube;
+pub mod lb;
 pub mod nearest;
 pub mod network;
 pub mod node;

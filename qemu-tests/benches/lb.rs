@@ -1,5 +1,6 @@
 //! `make bench`, the load balancer's part: what clients of the virtual IP notice, ours beside kubeadm's guide on the same
-//! programs, in the same VMs, with the same probe, in one run. Gaps are in guest time.
+//! programs, in the same VMs, with the same probe, in one run. Gaps are in guest time. Words after `--` choose rows whose
+//! names have one of them: `cargo bench -p qemu-tests --bench lb -- black-holed throughput`.
 
 use anyhow::{Context, Result};
 use lab::probe::api::Client;
@@ -14,23 +15,36 @@ use std::time::{Duration, Instant};
 const RESTORED: &str = "8";
 /// Before and after a fault, in guest time.
 const CALM: Duration = Duration::from_millis(500);
+/// A gap that is longer is explained by what the nodes said.
+const TELL: Duration = Duration::from_millis(500);
 /// A client this patient sees a stall, and not a failure.
 const PATIENT: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
-    node()?;
+    if wanted("a load balancer") {
+        node()?;
+    }
     let ours = Lab::new("ours", &description());
-    let rows = ours.rows(20, 2);
-    throughput(&ours)?;
+    let rows = ours.rows(20, 2, 5);
+    if wanted("throughput") {
+        throughput(&ours)?;
+    }
     drop(ours);
     let guide = description().replace("roles = [\"lb\"]", "image = \"test/guide\"\nroles = [\"lb\"]");
     let guide = Lab::new("kubeadm's guide", &guide);
-    let beside = guide.rows(2, 1);
+    let beside = guide.rows(2, 1, 1);
     println!("## longest time without an answer, ms: least, median, most of the runs");
-    for ((what, ours), (_, guide)) in rows.iter().zip(&beside) {
+    for ((what, ours), (_, guide)) in rows.iter().zip(&beside).filter(|(o, g)| !o.1.is_empty() || !g.1.is_empty()) {
         println!("{what}: ours {}; kubeadm's guide {}", spread(ours), spread(guide));
     }
     Ok(())
+}
+
+/// Whether a row was asked for.
+fn wanted(row: &str) -> bool {
+    // Cargo adds `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    words.is_empty() || words.iter().any(|w| row.contains(w.as_str()))
 }
 
 fn spread(gaps: &[f64]) -> String {
@@ -107,8 +121,8 @@ impl Lab {
         self.name == "ours"
     }
 
-    /// So many runs of the power loss, and of the others.
-    fn rows(&self, losses: usize, others: usize) -> Rows {
+    /// So many runs of the power loss, of the others, and of the master that is gone without a word.
+    fn rows(&self, losses: usize, others: usize, holes: usize) -> Rows {
         // kubeadm's guide has no line that tells; its first load balancer is the one with the higher priority.
         let first = || if self.is_ours() { holder(&self.cluster).0 } else { "lb-1" };
         let signal = |service: &'static str, signal: &'static str| {
@@ -118,11 +132,16 @@ impl Lab {
         // The guide's script wants ten failures, 3 s apart.
         let hang = if self.is_ours() { Duration::from_secs(3) } else { Duration::from_secs(45) };
         let runs = |what: &'static str, n: usize, after: Duration, happens: &dyn Fn(&Cluster, &str)| {
-            let gaps = (0..n).map(|_| {
+            let name = format!("{}, {what}", self.name);
+            let gaps = (0..if wanted(&name) { n } else { 0 }).map(|_| {
                 let cluster = self.fresh();
                 let first = first();
                 let seen = around(cluster, 0, None, after, || happens(cluster, first));
-                seen.tell(&format!("{}, {what}", self.name)).as_secs_f64() * 1000.0
+                let gap = seen.tell(&name);
+                if gap > TELL {
+                    tell_why(cluster);
+                }
+                gap.as_secs_f64() * 1000.0
             });
             (what, gaps.collect::<Vec<_>>())
         };
@@ -135,18 +154,19 @@ impl Lab {
             runs("HAProxy is killed (goal 200)", others, loss, &signal("haproxy", "kill")),
             runs("HAProxy hangs", if self.is_ours() { others } else { 1 }, hang, &signal("haproxy", "stop")),
         ];
-        rows.extend(self.black_hole(others));
+        rows.extend(self.black_hole(holes));
         rows
     }
 
     /// A master that is gone without a word: how long a request stalls, and a stream hangs.
     fn black_hole(&self, runs: usize) -> Rows {
         let (mut stalls, mut hangs) = (Vec::new(), Vec::new());
-        for _ in 0..runs {
+        let name = format!("{}, a master is black-holed", self.name);
+        for _ in 0..if wanted(&name) { runs } else { 0 } {
             let cluster = self.fresh();
             let lasts = if self.is_ours() { Duration::from_secs(3) } else { Duration::from_secs(25) };
             let seen = around(cluster, 3, Some(PATIENT), lasts, || drop(cluster.ok(&["cut", "master-2"])));
-            seen.tell(&format!("{}, a master is black-holed", self.name));
+            seen.tell(&name);
             stalls.push(seen.record.summary().max_ms);
             hangs.push(seen.held.iter().map(|h| h.silence.as_secs_f64() * 1000.0).fold(0.0, f64::max));
         }
@@ -155,6 +175,15 @@ impl Lab {
             ("... longest silence of a stream until it was reset (goal 1000), or the run was over", hangs),
         ]
     }
+}
+
+/// The last of what happened, on one axis.
+fn tell_why(cluster: &Cluster) {
+    let out = cluster.dir.path().join("why");
+    cluster.ok(&["export", &out.display().to_string()]);
+    let timeline = qemu_tests::read(&out.join("timeline.txt"));
+    let lines: Vec<&str> = timeline.lines().collect();
+    lines[lines.len().saturating_sub(12)..].iter().for_each(|l| println!("    {l}"));
 }
 
 /// Clients at work before, while and after something happens.

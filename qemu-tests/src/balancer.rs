@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const AGREED: Duration = Duration::from_secs(5);
 /// A stand-in answers its control port within this (guest time).
 const TOLD: Duration = Duration::from_secs(5);
+/// A request that took longer is worth a line of its own.
+const STALL: Duration = Duration::from_secs(1);
 /// A stream is opened within so many tries.
 const OPENS: usize = 5;
 
@@ -185,12 +187,16 @@ impl Seen {
             "{what}: {} answered, {} failed, p50 {:.1} ms, p99 {:.1} ms, slowest {:.0} ms, longest gap {:.0} ms (guest time)",
             s.answered, s.failed, s.p50_ms, s.p99_ms, s.max_ms, s.gap_ms
         );
+        for s in self.record.samples.iter().filter(|s| s.ended.saturating_sub(s.sent) > STALL) {
+            let (sent, ended) = (s.sent.as_secs_f64(), s.ended.as_secs_f64());
+            println!("  a request of {sent:.2} s ended at {ended:.2} s: {}", s.error.as_deref().unwrap_or("answered"));
+        }
         for held in &self.held {
             let how = held.cut.as_deref().unwrap_or("not cut");
             println!(
-                "  a stream: {how} after {:.1} s, longest silence {:.0?}",
+                "  a stream: {how} after {:.1} s, longest silence {:.2} s",
                 held.lasted.as_secs_f64(),
-                held.silence
+                held.silence.as_secs_f64()
             );
         }
         self.record.longest_gap().1

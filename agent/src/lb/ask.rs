@@ -1,5 +1,6 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer how many masters are ready and how many are reachable.
+//! tells that HAProxy does not hang, and the answer how many masters are ready, how many are reachable, and which servers are
+//! up. And the one word to it: that a server's connections are to be cut.
 
 use super::watch::{Masters, Silence};
 use contract::paths::LB;
@@ -11,6 +12,24 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(300);
 /// An answer is some two hundred bytes.
 const ANSWER_MAX: u64 = 4096;
+
+/// Cuts the connections to a server (HAProxy's management guide, "shutdown sessions server").
+pub(super) fn cut(server: &str) -> Result<(), String> {
+    let told = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(format!("{LB}/sock/stats"))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("shutdown sessions server {server}\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    match told() {
+        Ok(answer) if answer.trim().is_empty() => Ok(()),
+        Ok(answer) => Err(answer.trim().to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
 
 /// Asks.
 pub(super) fn haproxy() -> Result<Masters, Silence> {
@@ -44,16 +63,19 @@ fn answer(mut stream: UnixStream) -> Result<Masters, String> {
     parse(&text)
 }
 
-/// `HTTP/1.1 200 OK`, headers, an empty line, `READY REACHABLE`.
+/// `HTTP/1.1 200 OK`, headers, an empty line, `READY REACHABLE`, and 1 or 0 for each of [`contract::lb::servers`].
 fn parse(text: &str) -> Result<Masters, String> {
     let (head, body) = text.split_once("\r\n\r\n").ok_or("its answer is no HTTP")?;
     if head.split_whitespace().nth(1) != Some("200") {
         return Err(format!("it answered `{}`", head.lines().next().unwrap_or_default()));
     }
-    let numbers: Vec<u32> = body.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    match numbers[..] {
-        [ready, reachable] => Ok(Masters { ready, reachable }),
-        _ => Err(format!("expected two numbers, found `{}`", body.trim())),
+    let expected = || format!("expected numbers, found `{}`", body.trim());
+    let numbers = body.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>().map_err(|_| expected())?;
+    match &numbers[..] {
+        [ready, reachable, up @ ..] if up.iter().all(|u| *u <= 1) => {
+            Ok(Masters { ready: *ready, reachable: *reachable, up: up.iter().map(|u| *u == 1).collect() })
+        }
+        _ => Err(expected()),
     }
 }
 
@@ -64,7 +86,8 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n2 3"), Ok(Masters { ready: 2, reachable: 3 }));
+        let masters = Masters { ready: 0, reachable: 1, up: vec![false, true] };
+        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1 0 1"), Ok(masters));
         for bad in ["", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 No\r\n\r\n2 3", "HTTP/1.1 200 OK\r\n\r\n2 3 4"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -23,11 +23,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use watch::{Decision, Watch};
-
-/// HAProxy tells nobody that it hangs: it is asked this often.
-const ASK: Duration = Duration::from_millis(200);
 
 /// Goes on for ever; its end is an error of this process.
 pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String> {
@@ -43,7 +40,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
         channel.done(LINK)?;
         stranger::listen(config, vip, channel);
     }
-    let mut watch = Watch::default();
+    let mut watch = Watch::of(contract::lb::servers(config));
     let began = Instant::now();
     let mut next = began;
     let mut held = None;
@@ -56,10 +53,10 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
         }
         if Instant::now() >= next {
-            next = Instant::now() + ASK;
             for decision in watch.step(began.elapsed(), ask::haproxy()) {
                 act(decision, vip, channel)?;
             }
+            next = Instant::now() + watch.patience(began.elapsed());
         }
         wait(&events, next)?;
     }
@@ -67,6 +64,10 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
 
 fn act(decision: Decision, vip: Option<IpAddr>, channel: Channel) -> Result<(), String> {
     match decision {
+        Decision::Cut(server) => match ask::cut(&server) {
+            Ok(()) => channel.say(&FromAgent::Tell { text: format!("{server} is down: its connections are cut") }),
+            Err(e) => channel.notice(format!("{server} is down, but its connections are not cut: {e}")),
+        },
         Decision::Hangs(why) => channel.say(&FromAgent::Fault { service: "haproxy".into(), why }),
         Decision::Weighs { weight, why } => {
             if vip.is_some() {
@@ -82,7 +83,7 @@ fn tell_holding(vip: IpAddr, holds: bool, began: Instant, channel: Channel) -> R
         return channel.say(&FromAgent::Tell { text: format!("holds the virtual IP {vip}") });
     }
     // That it does not have it yet is nothing to speak of.
-    if began.elapsed() < ASK {
+    if began.elapsed() < watch::ASK {
         return Ok(());
     }
     channel.say(&FromAgent::Tell { text: format!("does not hold the virtual IP {vip} any more") })

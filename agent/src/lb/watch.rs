@@ -14,13 +14,20 @@ const REGAINED: Duration = Duration::from_secs(5);
 /// So many questions in a row without an answer, and HAProxy hangs.
 const SILENT: u32 = 2;
 
+/// HAProxy tells nobody that it hangs: it is asked this often.
+pub(crate) const ASK: Duration = Duration::from_millis(200);
+/// A server that is down for so long gets no new connection, and none is in the making: each was made, or has timed out.
+const SETTLED: Duration = Duration::from_millis(contract::lb::CONNECT_MS as u64 + 20);
+
 /// What HAProxy answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Masters {
     /// Those that are alive and ready.
     pub(crate) ready: u32,
     /// Those that accept connections.
     pub(crate) reachable: u32,
+    /// Whether each server is up, in the order of [`contract::lb::servers`].
+    pub(crate) up: Vec<bool>,
 }
 
 /// Why there is no answer.
@@ -35,6 +42,8 @@ pub(crate) enum Silence {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
+    /// A server is dead: its connections are to be cut.
+    Cut(String),
     /// HAProxy hangs: why.
     Hangs(String),
     /// This node's weight changed.
@@ -55,15 +64,56 @@ pub(crate) struct Watch {
     /// Since when a master was reached, or none was.
     since: Option<(bool, Duration)>,
     weight: i32,
+    servers: Vec<Server>,
+}
+
+/// A server of HAProxy's.
+#[derive(Clone, Debug)]
+struct Server {
+    name: String,
+    /// Since when it is down, until its connections were cut.
+    down: Option<Duration>,
+    cut: bool,
 }
 
 impl Watch {
+    /// Over these servers.
+    pub(crate) fn of(servers: Vec<String>) -> Self {
+        // Which connections there are from before, nobody knows: a server that is down at first loses them.
+        let servers = servers.into_iter().map(|name| Server { name, down: None, cut: false }).collect();
+        Self { servers, ..Self::default() }
+    }
+
+    /// How long until it is to be asked again.
+    pub(crate) fn patience(&self, now: Duration) -> Duration {
+        let due = self.servers.iter().filter_map(|s| Some((s.down? + SETTLED).saturating_sub(now)));
+        due.min().unwrap_or(ASK).min(ASK)
+    }
+
+    fn cuts(&mut self, now: Duration, up: &[bool]) -> Vec<Decision> {
+        let mut cuts = Vec::new();
+        for (server, up) in self.servers.iter_mut().zip(up) {
+            if *up {
+                (server.down, server.cut) = (None, false);
+            } else if !server.cut {
+                let since = *server.down.get_or_insert(now);
+                if now.saturating_sub(since) >= SETTLED {
+                    (server.down, server.cut) = (None, true);
+                    cuts.push(Decision::Cut(server.name.clone()));
+                }
+            }
+        }
+        cuts
+    }
+
     /// Takes an answer, or that there was none, at a moment.
     pub(crate) fn step(&mut self, now: Duration, answer: Result<Masters, Silence>) -> Vec<Decision> {
         match answer {
             Ok(masters) => {
                 (self.answered, self.silent) = (true, 0);
-                self.masters(now, masters).into_iter().collect()
+                let mut decisions = self.cuts(now, &masters.up);
+                decisions.extend(self.masters(now, &masters));
+                decisions
             }
             Err(Silence::Absent) => {
                 (self.answered, self.silent) = (false, 0);
@@ -81,7 +131,7 @@ impl Watch {
         }
     }
 
-    fn masters(&mut self, now: Duration, masters: Masters) -> Option<Decision> {
+    fn masters(&mut self, now: Duration, masters: &Masters) -> Option<Decision> {
         let some = masters.reachable > 0 || masters.ready > 0;
         let since = match self.since {
             Some((s, since)) if s == some => since,
@@ -109,8 +159,9 @@ mod tests {
     fn run(watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
         let times = (0..).map(|i| from_ms + 200 * i);
         let step = |(at, answer): (u64, &Result<u32, ()>)| {
-            let answer =
-                answer.map(|n| Masters { ready: n, reachable: n }).map_err(|()| Silence::Mute("timed out".into()));
+            let answer = answer
+                .map(|n| Masters { ready: n, reachable: n, up: vec![] })
+                .map_err(|()| Silence::Mute("timed out".into()));
             watch.step(Duration::from_millis(at), answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
         };
         times.zip(answers).flat_map(step).collect()
@@ -124,7 +175,7 @@ mod tests {
         let said = run(&mut watch, 5000, &[Err(()); 20]);
         assert_eq!(said.len(), 1, "said once until it answers again: {said:?}");
         // It was killed and starts again: refused is not hung.
-        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, reachable: 3 }));
+        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, reachable: 3, up: vec![] }));
         for i in 0..9 {
             assert!(watch.step(Duration::from_secs(21 + i), Err(Silence::Absent)).is_empty());
         }
@@ -144,6 +195,30 @@ mod tests {
         assert!(matches!(said[..], [(10_600, Decision::Weighs { weight: 0, .. })]), "{said:?}");
     }
 
+    #[test]
+    fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
+        let mut watch = Watch::of(vec!["ready/a".into(), "ready/b".into()]);
+        let mut step = |ms, up: [bool; 2]| {
+            watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, reachable: 1, up: up.into() }))
+        };
+        let cut = || vec![Decision::Cut("ready/b".into())];
+        assert!(step(0, [true, true]).is_empty());
+        for ms in [100, 200, 300] {
+            assert!(step(ms, [true, false]).is_empty(), "one may be in the making");
+        }
+        assert_eq!(step(320, [true, false]), cut());
+        assert!(step(500, [true, false]).is_empty());
+        assert!(step(600, [true, true]).is_empty());
+        assert!(step(700, [true, false]).is_empty(), "down again");
+        assert!(step(800, [true, true]).is_empty(), "and up before it settled");
+        assert!(step(1100, [true, false]).is_empty());
+        assert_eq!(step(1320, [true, false]), cut());
+        assert!(step(1400, [false, false]).is_empty());
+        let patience = |ms| watch.patience(Duration::from_millis(ms));
+        assert_eq!(patience(1410), ASK, "no sooner than otherwise");
+        assert_eq!(patience(1600), Duration::from_millis(20), "in the moment in which it is due");
+    }
+
     proptest! {
         /// Whatever is seen: the weight changes at most once per second of no master, and only between its two values.
         #[test]
@@ -152,7 +227,7 @@ mod tests {
             let mut last = (0, Duration::ZERO);
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;
-                let answer = answer.map(|n| Masters { ready: 0, reachable: n }).ok_or(Silence::Mute(String::new()));
+                let answer = answer.map(|n| Masters { ready: 0, reachable: n, up: vec![] }).ok_or(Silence::Mute(String::new()));
                 for decision in watch.step(now, answer) {
                     if let Decision::Weighs { weight, .. } = decision {
                         prop_assert!(weight != last.0 && (weight == 0 || weight == NO_MASTER));

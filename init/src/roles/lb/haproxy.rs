@@ -4,7 +4,13 @@
 //! loses its connections. *Ready* is the agent check, one word from the master's agent: `drain` sends new connections
 //! elsewhere and cuts none. With a single signal an election of etcd, which makes every `/readyz` fail, would cut every
 //! watch of the cluster. When none is ready, new connections go to whoever accepts them: backend `reachable`.
+//!
+//! `on-marked-down shutdown-sessions` would cut the connections of a dead master, and is not used: it also shuts one that is
+//! only being made, and HAProxy 3.0 then forgets its client for ever (`stream_shutdown_self`: no timer is left, and nothing
+//! closes the other side; every second time that a master was black-holed under clients, one of them hung). The agent cuts
+//! them instead, when no connection to that server can be in the making any more: `agent/src/lb/watch.rs`.
 
+use contract::lb::{CONNECT_MS, servers};
 use contract::node::NodeConfig;
 use contract::paths::{LB, PKI};
 use contract::ports::{API, LB_METRICS, READY};
@@ -14,16 +20,15 @@ use std::net::SocketAddr;
 /// Connections at a time. An idle one takes a few kB here and as much in the kernel, twice; a cluster of a thousand nodes
 /// holds some ten thousand.
 const MAXCONN: u32 = 20_000;
-/// Until a master that is gone without a word is known to be: a check begins within `INTER`, is refused or times out within
-/// `CONNECT`, and is repeated after `FAST_INTER` until it failed `FALL` times: 0.6 to 0.95 s. Three, because on a network
-/// that loses one packet in a hundred two in a row are lost every few minutes, and each time all watches would be cut.
-const INTER_MS: u32 = 250;
+/// Until a master that is gone without a word gets no new connections: a check begins within `INTER`, is refused or times out
+/// within `CONNECT`, and is repeated after `FAST_INTER` until it failed `FALL` times: 0.45 to 0.65 s. It loses those it has
+/// when it is still down after `contract::lb::SETTLED_MS`, in which checks go on and two that succeed bring it back: on a
+/// network that loses one packet in a hundred two in a row are lost every few minutes, and no watch may be cut for that.
+const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
-const FALL: u32 = 3;
-/// A server that was refused is asked this often.
-const DOWN_INTER_MS: u32 = 500;
-/// A connection to a server in the same network takes a millisecond; one that is not answered is tried at the next server.
-const CONNECT_MS: u32 = 200;
+const FALL: u32 = 2;
+/// A server that is down is asked this often.
+const DOWN_INTER_MS: u32 = 50;
 /// An apiserver that is busy answers late; only one that takes this long, `FALL` times in a row, is taken for dead.
 const CHECK_MS: u32 = 500;
 /// How often the word `ready` or `drain` is asked for.
@@ -39,13 +44,14 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
     let port = config.endpoint_port();
     // The virtual IP, whoever holds it (ip_nonlocal_bind); without one, the node's own address.
     let bind = SocketAddr::new(config.virtual_ip().unwrap_or(own), port);
-    let servers = |options: &str| -> String {
+    let lines = |options: &str| -> String {
         config.masters.iter().fold(String::new(), |mut all, (name, ip)| {
             let _ = writeln!(all, "    server {name} {}{options}", SocketAddr::new(*ip, API));
             all
         })
     };
-    let (ready, reachable) = (servers(""), servers(""));
+    let (ready, reachable) = (lines(""), lines(""));
+    let up: String = servers(config).iter().map(|s| format!(" %[srv_is_up({s})]")).collect();
     let metrics = SocketAddr::new(own, LB_METRICS);
     format!(
         "\
@@ -71,7 +77,7 @@ defaults
     timeout server {IDLE}
     timeout tunnel {IDLE}
     default-server inter {INTER_MS}ms fastinter {FAST_INTER_MS}ms downinter {DOWN_INTER_MS}ms fall {FALL} rise 2 \
-on-marked-down shutdown-sessions tcp-ut {USER_TIMEOUT_S}s
+tcp-ut {USER_TIMEOUT_S}s
 
 frontend api
     bind {bind} tcp-ut {USER_TIMEOUT_S}s
@@ -88,12 +94,13 @@ agent-inter {AGENT_INTER_MS}ms slowstart 5s
 backend reachable
     default-server check
 {reachable}
-# How many are ready, how many are reachable: what quorate-agent asks, and so whether this process hangs.
+# How many are ready, how many are reachable, which servers are up: what quorate-agent asks, and so whether this process
+# hangs.
 frontend health
     mode http
     bind unix@{LB}/sock/health mode 600
     timeout client 1s
-    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(reachable)]\"
+    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(reachable)]{up}\"
 
 frontend metrics
     mode http

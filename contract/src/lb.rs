@@ -1,0 +1,18 @@
+//! What HAProxy's configuration (init) and who watches over it (the agent) agree on.
+
+use crate::node::NodeConfig;
+
+/// A connection to a server in the same network takes a millisecond. One that is not answered within this is tried at the
+/// next server. A health check's TLS handshake has the same bound, so it is no shorter: apiservers are busy at times.
+pub const CONNECT_MS: u32 = 200;
+/// A server that is down for so long, longer than a connection is in the making, is dead: its connections are cut.
+pub const SETTLED_MS: u32 = 220;
+const _: () = assert!(SETTLED_MS > CONNECT_MS);
+/// The backend of the masters that are alive, by their health; and the last resort's, of those that accept connections.
+pub const BACKENDS: [&str; 2] = ["ready", "reachable"];
+
+/// HAProxy's names of its servers, `BACKEND/MASTER`, in the order in which its frontend `health` tells whether they are up.
+pub fn servers(config: &NodeConfig) -> Vec<String> {
+    let of = |backend: &str| config.masters.keys().map(move |name| format!("{backend}/{name}")).collect::<Vec<_>>();
+    BACKENDS.iter().flat_map(|b| of(b)).collect()
+}
