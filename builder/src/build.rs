@@ -67,7 +67,9 @@ pub(crate) struct Inputs<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) lock: &'a Lock,
     pub(crate) recipes: &'a [Recipe],
-    pub(crate) go: &'a Toolchain,
+    /// None where no recipe needs it.
+    pub(crate) go: Option<&'a Toolchain>,
+    pub(crate) fetcher: &'a Fetcher,
     pub(crate) init: &'a [u8],
     pub(crate) agent: &'a [u8],
 }
@@ -135,7 +137,7 @@ fn root(
     kernel::install(modules, kernel_pool, &mut tree)?;
     let mut components = Vec::new();
     for recipe in inputs.recipes {
-        let built = inputs.go.build(recipe, store)?;
+        let built = recipe.make(inputs.go, inputs.fetcher, store)?;
         let taken = &profile.components[&recipe.name].take;
         let mut binaries = BTreeMap::new();
         for name in taken {
@@ -151,6 +153,9 @@ fn root(
             if *name != program.name {
                 tree.put(&path(name), Node::link(&program.name))?;
             }
+        }
+        for (file, archive) in recipe.images(inputs.fetcher, store)? {
+            tree.put(&format!("{}/{file}", paths::IMAGES), Node::file(0o644, archive))?;
         }
         components.push(ComponentEntry { name: recipe.name.clone(), version: recipe.version().into(), binaries });
     }

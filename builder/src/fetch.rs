@@ -19,6 +19,15 @@ pub(crate) struct Fetcher {
     offline: bool,
 }
 
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// `WWW-Authenticate`.
+    pub(crate) challenge: Option<String>,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// How a download ended.
 #[derive(Debug)]
 pub(crate) enum Got {
@@ -46,7 +55,7 @@ impl Fetcher {
         let mut last = None;
         let mut gone = true;
         for base in self.mirrors.of(archive)? {
-            match self.get_url(&format!("{base}/{path}"), max, step) {
+            match self.url(&format!("{base}/{path}"), max, step) {
                 Ok(Some(bytes)) => return Ok(Got::Bytes(bytes)),
                 Ok(None) => {}
                 Err(e) => {
@@ -61,13 +70,23 @@ impl Fetcher {
         }
     }
 
-    fn get_url(&self, url: &str, max: u64, step: Option<&Step>) -> Result<Option<Vec<u8>>> {
-        let response = self.agent.get(url).call()?;
-        match response.status().as_u16() {
-            200 => {}
-            403 | 404 | 410 => return Ok(None),
-            status => bail!("the mirror answered {status}"),
+    /// A file of the web's, at most `max` bytes; none when it is not there.
+    pub(crate) fn url(&self, url: &str, max: u64, step: Option<&Step>) -> Result<Option<Vec<u8>>> {
+        let answer = self.ask(url, &[], max, step)?;
+        match answer.status {
+            200 => Ok(Some(answer.bytes)),
+            403 | 404 | 410 => Ok(None),
+            status => bail!("the server answered {status}"),
         }
+    }
+
+    /// What a server answers; a body of at most `max` bytes.
+    pub(crate) fn ask(&self, url: &str, headers: &[(&str, &str)], max: u64, step: Option<&Step>) -> Result<Answer> {
+        ensure!(!self.offline, "{url} is not in the store, and --offline forbids fetching it");
+        let request = headers.iter().fold(self.agent.get(url), |r, (key, value)| r.header(*key, *value));
+        let response = request.call()?;
+        let status = response.status().as_u16();
+        let challenge = response.headers().get("www-authenticate").and_then(|v| v.to_str().ok()).map(String::from);
         let name = url.rsplit('/').next().unwrap_or("").to_owned();
         let mut reader = response.into_body().into_reader();
         let mut bytes = Vec::new();
@@ -75,7 +94,7 @@ impl Fetcher {
         loop {
             let n = reader.read(&mut chunk)?;
             if n == 0 {
-                return Ok(Some(bytes));
+                return Ok(Answer { status, challenge, bytes });
             }
             bytes.extend_from_slice(&chunk[..n]);
             ensure!(bytes.len() as u64 <= max, "longer than the {max} bytes expected");

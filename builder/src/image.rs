@@ -52,8 +52,9 @@ impl<'a> Shop<'a> {
         self.profile.components.keys().map(|c| Recipe::read(&self.args.profiles, c)).collect()
     }
 
-    fn go(&self) -> Result<Toolchain> {
-        Toolchain::find(self.args.offline)
+    /// Where a recipe needs it.
+    fn go(&self, recipes: &[Recipe]) -> Result<Option<Toolchain>> {
+        recipes.iter().any(Recipe::is_compiled).then(|| Toolchain::find(self.args.offline)).transpose()
     }
 
     fn indices(&self, old: Option<&Lock>) -> Result<Indices> {
@@ -65,15 +66,15 @@ impl<'a> Shop<'a> {
     fn lock(&self, update: &[String]) -> Result<()> {
         let path = Lock::path(&self.path);
         let old = Lock::read(&path)?;
-        let go = self.go()?;
         let recipes = self.recipes()?;
-        for recipe in &recipes {
+        let go = self.go(&recipes)?;
+        for recipe in recipes.iter().filter(|r| r.is_compiled()) {
             let known = old.as_ref().is_some_and(|l| l.components.iter().any(|c| c.recipe == recipe.digest()));
-            if !known {
+            if let (false, Some(go)) = (known, &go) {
                 go.verify_sums(recipe).with_context(|| format!("{}/go.sum", Toolchain::dir(recipe).display()))?;
             }
         }
-        let recipes: Vec<_> = recipes.into_iter().map(|r| (r, go.version.clone())).collect();
+        let recipes = with_go(recipes, go.as_ref());
         let indices = self.indices(old.as_ref())?;
         let new = match (&old, update) {
             (_, []) => lock::make(&self.profile, indices, &recipes)?,
@@ -123,23 +124,22 @@ impl<'a> Shop<'a> {
 
     fn build(&self, b: &Build) -> Result<()> {
         let began = std::time::Instant::now();
-        let go = self.go()?;
         let mut lock = self.locked()?;
         let recipes = self.recipes()?;
+        let go = self.go(&recipes)?;
         let mut vanished = build::fetch(&lock, &self.fetcher, &self.store)?;
         if !vanished.is_empty() && b.update_vanished && !b.locked {
-            lock = self.replace_vanished(&lock, &vanished, &go)?;
+            lock = self.replace_vanished(&lock, &vanished, go.as_ref())?;
             vanished = build::fetch(&lock, &self.fetcher, &self.store)?;
         }
         if !vanished.is_empty() {
             return Err(self.explain(&lock, &vanished));
         }
-        for c in &lock.components {
-            let note = format!("{} was locked with {}, this is {}: other bytes", c.name, c.go, go.version);
-            ensure!(!b.locked || c.go == go.version, "{note}; --locked refuses");
-            if c.go != go.version {
-                progress::say(&format!("note: {note}"));
-            }
+        let here = go.as_ref().map_or("", |g| g.version.as_str());
+        for c in lock.components.iter().filter(|c| !c.go.is_empty() && c.go != here) {
+            let note = format!("{} was locked with {}, this is {here}: other bytes", c.name, c.go);
+            ensure!(!b.locked, "{note}; --locked refuses");
+            progress::say(&format!("note: {note}"));
         }
         let mut profile = self.profile.clone();
         if b.release {
@@ -147,7 +147,9 @@ impl<'a> Shop<'a> {
             profile.squashfs.level = RELEASE_LEVEL;
         }
         let (plan, init, agent) = self.planned(&profile, &lock, &recipes)?;
-        let inputs = build::Inputs { plan: &plan, lock: &lock, recipes: &recipes, go: &go, init: &init, agent: &agent };
+        let (go, fetcher) = (go.as_ref(), &self.fetcher);
+        let inputs =
+            build::Inputs { plan: &plan, lock: &lock, recipes: &recipes, go, fetcher, init: &init, agent: &agent };
         let output = build::build(&inputs, &self.store)?;
         let dir = b.out.clone().unwrap_or_else(|| PathBuf::from("out").join(&self.profile.name));
         output.write(&std::path::absolute(&dir)?)?;
@@ -158,10 +160,10 @@ impl<'a> Shop<'a> {
     }
 
     /// Replaces entries that no mirror has any more, shows what changed and leaves the lock changed.
-    fn replace_vanished(&self, old: &Lock, vanished: &[&LockedPackage], go: &Toolchain) -> Result<Lock> {
+    fn replace_vanished(&self, old: &Lock, vanished: &[&LockedPackage], go: Option<&Toolchain>) -> Result<Lock> {
         let names: Vec<String> = vanished.iter().map(|p| p.name.clone()).collect();
         progress::say(&format!("gone from the mirrors: {}; replaced by what is there now", names.join(", ")));
-        let recipes: Vec<_> = self.recipes()?.into_iter().map(|r| (r, go.version.clone())).collect();
+        let recipes = with_go(self.recipes()?, go);
         let new = lock::update(old, &self.profile, self.indices(Some(old))?, &names, &recipes)?;
         let path = Lock::path(&self.path);
         new.write(&path)?;
@@ -189,6 +191,12 @@ impl<'a> Shop<'a> {
             .collect::<Vec<_>>();
         anyhow::anyhow!(lines.join("\n"))
     }
+}
+
+/// Recipes, and the version of Go that compiles them; none for those that are only fetched.
+fn with_go(recipes: Vec<Recipe>, go: Option<&Toolchain>) -> Vec<(Recipe, String)> {
+    let version = |r: &Recipe| go.filter(|_| r.is_compiled()).map(|g| g.version.clone()).unwrap_or_default();
+    recipes.into_iter().map(|r| (version(&r), r)).map(|(go, r)| (r, go)).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a lock is made now: Valid-Until is checked against the clock")]

@@ -72,8 +72,10 @@ pub const CONTAINERD_SOCK: &str = "/run/containerd/containerd.sock";
 pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// Static pods that are not to run yet: the agent moves each over when what it needs is there.
 pub const MANIFESTS_PLANNED: &str = "/run/quorate/manifests";
-/// The image that every pod of quorate's own is made of, an OCI archive.
-pub const PAUSE_IMAGE: &str = "/usr/lib/quorate/pause.tar";
+/// Images that are there without a registry, OCI archives `*.tar`: imported at each boot.
+pub const IMAGES: &str = "/usr/lib/quorate/images";
+/// The one that every pod of quorate's own is made of.
+pub const PAUSE_IMAGE: &str = "/usr/lib/quorate/images/pause.tar";
 /// The kubelet's directory.
 pub const KUBELET: &str = "/var/lib/kubelet";
 /// The apiserver's audit log.

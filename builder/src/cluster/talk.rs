@@ -6,7 +6,7 @@ use super::seed::{admin_conf, dir_of};
 use super::spec::Spec;
 use crate::keeper::Status;
 use crate::keeper::client::{status as ask_status, which};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use contract::node::Role;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,9 +114,12 @@ fn program(spec: &Spec, component: &str, name: &str) -> Result<PathBuf> {
     let built = || -> Result<Vec<u8>> {
         let recipe = crate::component::Recipe::read(Path::new("profiles"), component)?;
         let store = crate::store::Store::at(crate::dirs::cache().join("quorate"))?;
-        let parts = crate::component::go::Toolchain::find(true)?.built(&recipe, &store);
-        let parts = parts.with_context(|| format!("{component} is not built"))?;
-        store.get(&parts[name]).with_context(|| format!("{name} is not in the store"))
+        let mirrors = crate::debian::mirror::Mirrors::default();
+        let go = if recipe.is_compiled() { Some(crate::component::go::Toolchain::find(true)?) } else { None };
+        let is_built = go.as_ref().is_none_or(|go| go.built(&recipe, &store).is_some());
+        ensure!(is_built, "{component} is not built");
+        let parts = recipe.make(go.as_ref(), &crate::fetch::Fetcher::new(mirrors, true), &store)?;
+        parts.get(name).and_then(|digest| store.get(digest)).with_context(|| format!("{name} is not in the store"))
     };
     if own.exists() {
         return Ok(own);

@@ -87,22 +87,22 @@ impl Toolchain {
         for (name, bytes) in recipe.sources() {
             std::fs::write(work.path().join(name), bytes)?;
         }
-        for binary in recipe.binaries() {
-            let step = Step::count(&format!("  {}", binary.name), 0);
-            let out = work.path().join("out").join(&binary.name);
+        for (name, package, tags) in recipe.compiled() {
+            let step = Step::count(&format!("  {name}"), 0);
+            let out = work.path().join("out").join(name);
             let mut ldflags = "-s -w -buildid=".to_owned();
-            for (variable, value) in &recipe.written.stamps {
+            for (variable, value) in &recipe.stamps {
                 ldflags += &format!(" -X {variable}={value}");
             }
             let mut c = self.command(work.path());
             // The sums in go.sum are what is trusted here; the checksum database was asked when they were locked.
             c.env("GOSUMDB", "off");
             c.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v"]);
-            c.arg(format!("-tags={}", binary.tags.join(","))).arg(format!("-ldflags={ldflags}"));
-            c.arg("-o").arg(&out).arg(&binary.package);
-            follow(&mut c, &step).with_context(|| format!("building {}", binary.package))?;
+            c.arg(format!("-tags={}", tags.join(","))).arg(format!("-ldflags={ldflags}"));
+            c.arg("-o").arg(&out).arg(package);
+            follow(&mut c, &step).with_context(|| format!("building {package}"))?;
             step.end();
-            parts.insert(binary.name.clone(), std::fs::read(&out)?);
+            parts.insert(name.to_owned(), std::fs::read(&out)?);
         }
         store.put_built(&self.key(recipe), &parts)
     }
@@ -115,7 +115,7 @@ impl Toolchain {
         for (name, bytes) in recipe.sources().filter(|(n, _)| *n != "go.sum") {
             std::fs::write(work.path().join(name), bytes)?;
         }
-        let packages: Vec<&str> = recipe.binaries().iter().map(|b| b.package.as_str()).collect();
+        let packages: Vec<&str> = recipe.compiled().map(|(_, package, _)| package).collect();
         run(self.command(work.path()).args(["mod", "download"])).context("asking the checksum database")?;
         run(self.command(work.path()).args(["list", "-mod=mod", "-deps", "-f", ""]).args(&packages))?;
         let vouched = std::fs::read_to_string(work.path().join("go.sum")).context("reading what it vouched for")?;

@@ -1,5 +1,5 @@
-//! The image that every pod of quorate's own is made of: one layer with one program, as an OCI archive
-//! (image-spec 1.1: `image-layout.md`, `manifest.md`, `config.md`). Byte-identical for the same program.
+//! Container images as OCI archives (image-spec 1.1: `image-layout.md`, `manifest.md`, `config.md`), and the one that every
+//! pod of quorate's own is made of: one layer with one program. Byte-identical for the same contents.
 
 use crate::digest::sha256;
 use anyhow::{Context, Result};
@@ -34,16 +34,17 @@ fn layer(program: &[u8]) -> Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-/// The archive.
+fn descriptor(kind: &str, bytes: &[u8]) -> Value {
+    json!({
+        "mediaType": format!("application/vnd.oci.image.{kind}"),
+        "digest": format!("sha256:{}", sha256(bytes)),
+        "size": bytes.len(),
+    })
+}
+
+/// The image with our program.
 pub(crate) fn pause(program: &[u8]) -> Result<Vec<u8>> {
     let layer = layer(program)?;
-    let descriptor = |kind: &str, bytes: &[u8]| {
-        json!({
-            "mediaType": format!("application/vnd.oci.image.{kind}"),
-            "digest": format!("sha256:{}", sha256(bytes)),
-            "size": bytes.len(),
-        })
-    };
     let text = |value: &Value| value.to_string().into_bytes();
     let config = text(&json!({
         "architecture": "amd64", "os": "linux",
@@ -56,17 +57,34 @@ pub(crate) fn pause(program: &[u8]) -> Result<Vec<u8>> {
         "config": descriptor("config.v1+json", &config),
         "layers": [descriptor("layer.v1.tar", &layer)],
     }));
-    let mut named = descriptor("manifest.v1+json", &manifest);
-    named["annotations"] = json!({ "io.containerd.image.name": PAUSE_IMAGE, "org.opencontainers.image.ref.name": "1" });
-    let index = text(&json!({
+    archive(PAUSE_IMAGE, &manifest, &[config, layer])
+}
+
+/// An image under a name, of its manifest and the blobs that this one names.
+pub(crate) fn archive(name: &str, manifest: &[u8], blobs: &[Vec<u8>]) -> Result<Vec<u8>> {
+    let mut named = descriptor("manifest.v1+json", manifest);
+    // Docker's manifests are OCI's by another name; who reads the index must know which it is.
+    if let Some(own) =
+        serde_json::from_slice::<Value>(manifest).ok().and_then(|m| m["mediaType"].as_str().map(Value::from))
+    {
+        named["mediaType"] = own;
+    }
+    let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+    named["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag });
+    let index = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [named],
-    }));
+    });
     let mut tar = Builder::new(Vec::new());
     let mut file = |path: &str, bytes: &[u8]| entry(&mut tar, EntryType::Regular, path, 0o644, "", bytes);
     file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    file("index.json", &index)?;
-    for blob in [&config, &manifest, &layer] {
-        file(&format!("blobs/sha256/{}", sha256(blob)), blob)?;
+    file("index.json", index.to_string().as_bytes())?;
+    let mut written = std::collections::BTreeSet::new();
+    for blob in std::iter::once(manifest).chain(blobs.iter().map(Vec::as_slice)) {
+        let digest = sha256(blob);
+        // An image may have the same layer twice.
+        if written.insert(digest.clone()) {
+            file(&format!("blobs/sha256/{digest}"), blob)?;
+        }
     }
     Ok(tar.into_inner()?)
 }

@@ -68,9 +68,10 @@ pub(crate) struct LockedPackage {
 pub(crate) struct LockedComponent {
     pub(crate) name: String,
     pub(crate) version: String,
-    /// sha256 of go.mod, go.sum and recipe.toml together.
+    /// sha256 of the recipe's files together.
     pub(crate) recipe: String,
-    /// Toolchain it was locked with; another one builds other bytes.
+    /// Toolchain it was locked with; another one builds other bytes. None where nothing is compiled.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) go: String,
 }
 

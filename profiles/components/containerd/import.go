@@ -4,32 +4,49 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 )
 
-// importImage imports an OCI archive into the namespace of the kubelet's pods and unpacks it. One that is there already,
-// the same, costs its reading.
-func importImage(ctx context.Context, args []string) error {
+// importImages imports the OCI archives of a directory (*.tar) into the namespace of the kubelet's pods and unpacks them.
+// One that is there already, the same, costs its reading.
+func importImages(ctx context.Context, args []string) error {
 	if len(args) != 2 {
-		return fmt.Errorf("expected SOCKET FILE")
+		return fmt.Errorf("expected SOCKET DIRECTORY")
+	}
+	files, err := filepath.Glob(filepath.Join(args[1], "*.tar"))
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("%s: no *.tar there", args[1])
 	}
 	client, err := containerd.New(args[0])
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	file, err := os.Open(args[1])
+	ctx = namespaces.WithNamespace(ctx, "k8s.io")
+	for _, file := range files {
+		if err := importImage(ctx, client, file); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+func importImage(ctx context.Context, client *containerd.Client, path string) error {
+	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	ctx = namespaces.WithNamespace(ctx, "k8s.io")
 	images, err := client.Import(ctx, file)
 	if err != nil {
-		return fmt.Errorf("%s: %w", args[1], err)
+		return err
 	}
 	for _, i := range images {
 		// On disk before it is said to be there: a node that loses power now would have an image of empty files for ever.

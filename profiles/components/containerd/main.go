@@ -1,7 +1,7 @@
 // containerd, and what a node asks of it, as one program: it is the one whose name it is called by.
 //
 //	containerd     upstream's own command, with upstream's own plugins
-//	cri-import     puts an OCI archive among the images that pods are made of, unpacked: cri-import SOCKET FILE
+//	cri-import     puts OCI archives among the images that pods are made of, unpacked: cri-import SOCKET DIRECTORY
 //	cri-stop       stops all pods, ordinary ones first, then critical ones, the apiserver last: cri-stop SOCKET SECONDS
 //
 // The client is linked into containerd anyway; programs of their own would be 20 MB each.
@@ -25,7 +25,7 @@ func main() {
 	case "containerd":
 		err = command.App().Run(ctx, os.Args)
 	case "cri-import":
-		err = importImage(ctx, os.Args[1:])
+		err = importImages(ctx, os.Args[1:])
 	case "cri-stop":
 		err = stopPods(ctx, os.Args[1:])
 	default:

@@ -43,7 +43,7 @@ pub(super) fn add(plan: &mut NodePlan) {
     });
     plan.services.push(Service {
         name: "pause-image".into(),
-        command: owned(&["/usr/bin/cri-import", paths::CONTAINERD_SOCK, paths::PAUSE_IMAGE]),
+        command: owned(&["/usr/bin/cri-import", paths::CONTAINERD_SOCK, paths::IMAGES]),
         needs: owned(&["containerd", ADDRESS]),
         ready: Ready::Ended,
         memory_max: None,
