@@ -144,7 +144,7 @@ fn serve(config: &NodeConfig, identity: &Identity) -> Result<(), String> {
 
 fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -> Result<(), String> {
     let mark_path = Path::new(paths::ETCD_MARK);
-    let own =
+    let mut own =
         Own { mark: mark::read(mark_path)?, log: mark::has_log(Path::new(paths::ETCD_DATA)), digest: digest(config) };
     let mut told: Option<(String, Instant)> = None;
     let mut refused: Option<(String, Instant)> = None;
@@ -164,10 +164,14 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
                 let through = &whom[attempt % whom.len()];
                 attempt += 1;
                 tell(&mut told, format!("{} see a leader: joining with a new identity", whom.join(", ")), channel)?;
+                // A leader was seen, so the cluster is formed, and this node's place in the static list is about to be given
+                // up: from here on it joins anew, whenever it ends (the model found what happens otherwise: `model.rs`).
+                if own.mark != Some(Mark::Formed) {
+                    mark::write(mark_path, &Mark::Formed)?;
+                    own.mark = Some(Mark::Formed);
+                }
                 match join::join(config, through) {
                     Ok(list) => {
-                        // A leader was seen. Should this node end before etcd has a log, it joins anew.
-                        mark::write(mark_path, &Mark::Formed)?;
                         return start_etcd(&list, "existing", true, channel);
                     }
                     Err(e) => {

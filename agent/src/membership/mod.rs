@@ -6,11 +6,13 @@
 //! it, synced before etcd's first start.
 //!
 //! [`decide`] is the rule, pure; [`mark`] is what is on disk; [`question`] is what members ask each
-//! other, [`join`] is how an empty one gets into a cluster that lives.
+//! other, [`join`] is how an empty one gets into a cluster that lives; `model` runs the rule through every schedule.
 
 pub(crate) mod decide;
 pub(crate) mod join;
 pub(crate) mod mark;
+#[cfg(test)]
+mod model;
 pub(crate) mod question;
 
 use contract::node::NodeConfig;
