@@ -1,12 +1,14 @@
-//! etcd's JSON gateway (its `api/etcdserverpb/rpc.proto` as grpc-gateway maps it), with the agent's certificate: of the
-//! member on this node, or of another one when this node joins. 64-bit numbers are strings in JSON.
+//! etcd's JSON gateway (its `api/etcdserverpb/rpc.proto` as grpc-gateway maps it), of the member on this node or of
+//! another one when this node joins, with the agent's certificate; of those that a master's apiserver has, with that one's.
+//! 64-bit numbers are strings in JSON.
 
 use base64::Engine;
+use contract::kube::APISERVER;
+use contract::node::{NodeConfig, Role};
 use contract::paths::PKI;
 use contract::ports::ETCD_CLIENT;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -90,27 +92,18 @@ impl Gateway {
     }
 
     fn within(address: IpAddr, bound: Duration) -> Result<Self, String> {
-        let read = |name: &str| fs::read(format!("{PKI}/etcd/{name}")).map_err(|e| format!("{name}: {e}"));
-        let parse = |name: &str| -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
-            let pem = read(name)?;
-            Ok(vec![ureq::tls::Certificate::from_pem(&pem).map_err(|e| format!("{name}: {e}"))?.to_owned()])
-        };
-        let key = ureq::tls::PrivateKey::from_pem(&read("agent-client.key")?).map_err(|e| e.to_string())?;
-        let own = ureq::tls::ClientCert::new_with_certs(&parse("agent-client.crt")?, key);
-        let roots = ureq::tls::RootCerts::new_with_certs(&parse("server-ca.crt")?);
-        let tls = ureq::tls::TlsConfig::builder()
-            .client_cert(Some(own))
-            .root_certs(roots)
-            .unversioned_rustls_crypto_provider(crate::pki::provider())
-            .build();
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(bound))
-            .http_status_as_error(false)
-            .tls_config(tls)
-            .proxy(None)
-            .build();
-        let connector = ureq::unversioned::transport::DefaultConnector::default();
-        let agent = ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver);
+        let own = |name: &str| format!("{PKI}/etcd/{name}");
+        Self::with(address, &own("server-ca.crt"), (&own("agent-client.crt"), &own("agent-client.key")), bound)
+    }
+
+    /// As the apiserver of this node, whose members may all be elsewhere.
+    fn as_apiserver(address: IpAddr) -> Result<Self, String> {
+        let own = |name: &str| format!("{}/{name}", APISERVER.dir());
+        Self::with(address, &own("etcd-server-ca.crt"), (&own("etcd-client.crt"), &own("etcd-client.key")), SILENCE)
+    }
+
+    fn with(address: IpAddr, ca: &str, pair: (&str, &str), bound: Duration) -> Result<Self, String> {
+        let agent = crate::https::client(ca, Some(pair), bound)?;
         Ok(Self { agent, url: format!("https://{}", SocketAddr::new(address, ETCD_CLIENT)) })
     }
 
@@ -170,9 +163,37 @@ pub(crate) fn sees_leader() -> bool {
     Gateway::local().and_then(|g| g.status()).is_ok_and(|s| s.sees_leader())
 }
 
-/// Whether etcd has a key with a prefix.
-pub(crate) fn has_keys(prefix: &[u8]) -> Result<bool, String> {
-    Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), SILENCE)?.has_keys(prefix)
+/// The members that the apiserver of this node has: the one beside it, or all.
+fn of_apiserver(config: &NodeConfig) -> Vec<IpAddr> {
+    match config.roles.contains(&Role::Etcd) {
+        true => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        false => config.members.values().copied().collect(),
+    }
+}
+
+/// Whether a member that the apiserver of this node has sees a leader; else why not, of the last one.
+pub(crate) fn serves_apiserver(config: &NodeConfig) -> Result<(), String> {
+    let mut why = "there is no member".to_owned();
+    for address in of_apiserver(config) {
+        match Gateway::as_apiserver(address).and_then(|g| g.status()) {
+            Ok(status) if status.sees_leader() => return Ok(()),
+            Ok(_) => why = format!("{address} sees no leader"),
+            Err(e) => why = format!("{address}: {e}"),
+        }
+    }
+    Err(why)
+}
+
+/// Whether the etcd of this node's apiserver has a key with a prefix.
+pub(crate) fn has_keys(config: &NodeConfig, prefix: &[u8]) -> Result<bool, String> {
+    let mut why = "there is no member".to_owned();
+    for address in of_apiserver(config) {
+        match Gateway::as_apiserver(address).and_then(|g| g.has_keys(prefix)) {
+            Ok(has) => return Ok(has),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
 }
 
 /// etcd's words for why not.

@@ -18,6 +18,7 @@ mod clock;
 mod devices;
 mod disk_names;
 mod etcd;
+mod https;
 mod kube;
 mod lb;
 mod logs;

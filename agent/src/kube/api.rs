@@ -5,7 +5,6 @@ use contract::node::NodeConfig;
 use contract::paths::PKI;
 use contract::ports::API;
 use serde_json::Value;
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,25 +49,20 @@ pub(super) struct Api {
     token: Option<String>,
 }
 
-fn read(path: &str) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|e| format!("{path}: {e}"))
-}
-
 impl Api {
     /// The apiserver on this node, as the agent, who may do everything.
     pub(super) fn local(config: &NodeConfig) -> Result<Self, String> {
         let base = format!("https://{}", SocketAddr::new(config.node.address, API));
         let file = |name: &str| format!("{PKI}/agent/{name}");
-        let pair = (file("client.crt"), file("client.key"));
-        Self::with(base, &file("ca.crt"), Some(&pair), None)
+        Self::with(base, &file("ca.crt"), Some((&file("client.crt"), &file("client.key"))), None)
     }
 
     /// The endpoint, as this worker's kubelet, which has its certificate by then.
     pub(super) fn as_kubelet(config: &NodeConfig) -> Result<Self, String> {
         let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
         let ca = format!("{PKI}/kubelet/ca.crt");
-        let own = kube::KUBELET_OWN_CERT.to_owned();
-        Self::with(format!("https://{endpoint}"), &ca, Some(&(own.clone(), own)), None)
+        let own = kube::KUBELET_OWN_CERT;
+        Self::with(format!("https://{endpoint}"), &ca, Some((own, own)), None)
     }
 
     /// The endpoint, as this worker before it has a certificate.
@@ -78,28 +72,8 @@ impl Api {
         Self::with(format!("https://{endpoint}"), &format!("{PKI}/kubelet/ca.crt"), None, token)
     }
 
-    fn with(base: String, ca: &str, pair: Option<&(String, String)>, token: Option<String>) -> Result<Self, String> {
-        let certificate = |path: &str| -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
-            let pem = read(path)?;
-            Ok(vec![ureq::tls::Certificate::from_pem(&pem).map_err(|e| format!("{path}: {e}"))?.to_owned()])
-        };
-        let own = |(cert, key): &(String, String)| -> Result<ureq::tls::ClientCert, String> {
-            let key = ureq::tls::PrivateKey::from_pem(&read(key)?).map_err(|e| format!("{key}: {e}"))?;
-            Ok(ureq::tls::ClientCert::new_with_certs(&certificate(cert)?, key))
-        };
-        let tls = ureq::tls::TlsConfig::builder()
-            .client_cert(pair.map(own).transpose()?)
-            .root_certs(ureq::tls::RootCerts::new_with_certs(&certificate(ca)?))
-            .unversioned_rustls_crypto_provider(crate::pki::provider())
-            .build();
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(SILENCE))
-            .http_status_as_error(false)
-            .tls_config(tls)
-            .proxy(None)
-            .build();
-        let connector = ureq::unversioned::transport::DefaultConnector::default();
-        Ok(Self { agent: ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver), base, token })
+    fn with(base: String, ca: &str, pair: Option<(&str, &str)>, token: Option<String>) -> Result<Self, String> {
+        Ok(Self { agent: crate::https::client(ca, pair, SILENCE)?, base, token })
     }
 
     /// Whether a health check answers with 200; else what it says.

@@ -12,7 +12,7 @@ use crate::etcd;
 use contract::control::FromAgent;
 use contract::control::condition::API;
 use contract::kube::{self, Component};
-use contract::node::{NodeConfig, Role};
+use contract::node::NodeConfig;
 use contract::ports;
 use contract::users;
 use std::fs;
@@ -35,11 +35,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Starts the control plane, and then keeps `is_ready` what it is.
 pub(super) fn watch(config: &NodeConfig, is_ready: &AtomicBool, channel: Channel) -> Result<(), String> {
     let mut told = Told::new(channel, QUIET);
-    if config.roles.contains(&Role::Etcd) {
-        while !etcd::sees_leader() {
-            told.say("the apiserver waits: etcd on this node sees no leader".into())?;
-            std::thread::sleep(ASK);
-        }
+    while let Err(why) = etcd::serves_apiserver(config) {
+        told.say(format!("the apiserver waits for etcd: {why}"))?;
+        std::thread::sleep(ASK);
     }
     let_the_first_begin(config);
     start(kube::APISERVER)?;
@@ -79,7 +77,7 @@ fn start(component: Component) -> Result<(), String> {
 fn let_the_first_begin(config: &NodeConfig) {
     let first = config.masters.iter().next();
     let Some((_, address)) = first.filter(|(name, _)| name.as_str() != config.name()) else { return };
-    if !config.roles.contains(&Role::Etcd) || etcd::has_keys(b"/registry/").unwrap_or(true) {
+    if etcd::has_keys(config, b"/registry/").unwrap_or(true) {
         return;
     }
     let deadline = Instant::now() + HEAD_START;
