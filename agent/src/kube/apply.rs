@@ -5,6 +5,7 @@ use super::Told;
 use super::api::{Api, Failure};
 use super::objects::{self, Object};
 use crate::channel::Channel;
+use crate::net::dns::RESOLV_CONF;
 use contract::control::condition::OBJECTS;
 use contract::node::NodeConfig;
 use std::time::Duration;
@@ -17,12 +18,13 @@ const RETRY: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_secs(20);
 
 /// For ever.
-pub(super) fn see_to_it(config: &NodeConfig, resolver: bool, channel: Channel) -> Result<(), String> {
-    let all = objects::all(config, resolver);
+pub(super) fn see_to_it(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     let mut told = Told::new(channel, QUIET);
     let mut done = false;
     loop {
-        match apply(config, &all) {
+        // A resolver may appear late, by DHCP or by a later seed.
+        let resolver = std::fs::read_to_string(RESOLV_CONF).is_ok_and(|text| names_a_resolver(&text));
+        match apply(config, &objects::all(config, resolver)) {
             Ok(()) => {
                 if !done {
                     channel.done(OBJECTS)?;
@@ -38,6 +40,11 @@ pub(super) fn see_to_it(config: &NodeConfig, resolver: bool, channel: Channel) -
     }
 }
 
+/// resolv.conf(5).
+fn names_a_resolver(text: &str) -> bool {
+    text.lines().any(|l| l.split_whitespace().next() == Some("nameserver"))
+}
+
 fn apply(config: &NodeConfig, all: &[Object]) -> Result<(), String> {
     let api = Api::local(config)?;
     api.is_well("/readyz")?;
@@ -50,5 +57,17 @@ fn apply(config: &NodeConfig, all: &[Object]) -> Result<(), String> {
         Ok(_) => api.apply(&node.path, &node.value).map(|_| ()).map_err(|e| format!("{}: {e}", node.path)),
         Err(Failure::NotFound) => Err(format!("{}: the kubelet has not registered it yet", node.path)),
         Err(e) => Err(format!("{}: {e}", node.path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_a_resolver;
+
+    #[test]
+    fn resolvers_in_resolv_conf() {
+        assert!(names_a_resolver("search a.b\nnameserver 10.77.0.3\n"));
+        assert!(!names_a_resolver("# nameserver 10.77.0.3\nsearch a.b\n"));
+        assert!(!names_a_resolver(""));
     }
 }

@@ -36,14 +36,13 @@ const TELL: Duration = Duration::from_secs(30);
 /// Begins to look after the node.
 pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String> {
     let config = Arc::new(seed.node.clone());
-    let resolver = seed.network.ethernets.iter().any(|e| !e.nameservers.is_empty());
     if config.roles.contains(&Role::Master) {
         let is_ready = Arc::new(AtomicBool::new(false));
         ready::serve(&config, Arc::clone(&is_ready))?;
         let own = Arc::clone(&config);
         forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
         let own = Arc::clone(&config);
-        forever("the cluster's objects", move || apply::see_to_it(&own, resolver, channel));
+        forever("the cluster's objects", move || apply::see_to_it(&own, channel));
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
     }

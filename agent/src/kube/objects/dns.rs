@@ -19,7 +19,7 @@ pub(super) fn objects(config: &NodeConfig, resolver: bool) -> Vec<Object> {
         role("system:coredns", &rules),
         binding("system:coredns", "system:coredns", "ServiceAccount", NAME),
         config_map(NAME, "Corefile", &corefile(config, resolver)),
-        deployment(config),
+        deployment(config, resolver),
         service(config),
     ]
 }
@@ -36,7 +36,7 @@ fn corefile(config: &NodeConfig, resolver: bool) -> String {
     )
 }
 
-fn deployment(config: &NodeConfig) -> Object {
+fn deployment(config: &NodeConfig, resolver: bool) -> Object {
     let labels = json!({ "k8s-app": SERVICE });
     let probe = |path: &str, port: u16| json!({ "httpGet": { "path": path, "port": port, "scheme": "HTTP" } });
     let ports: Vec<Value> = [("dns", 53, "UDP"), ("dns-tcp", 53, "TCP"), ("metrics", 9153, "TCP")]
@@ -78,13 +78,15 @@ fn deployment(config: &NodeConfig) -> Object {
             { "name": "config", "configMap": { "name": NAME } },
         ],
     });
+    // A pod's resolv.conf is the node's at the moment it began: where a resolver appears later, other pods must begin.
+    let resolver = json!({ "quorate.invalid/resolver": resolver.to_string() });
     // One on a cluster of one node: a second would fall with it.
     let nodes = config.masters.len() + config.kubernetes().workers.len();
     let spec = json!({
         "replicas": if nodes > 1 { 2 } else { 1 },
         "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1 } },
         "selector": { "matchLabels": labels },
-        "template": { "metadata": { "labels": labels }, "spec": pod },
+        "template": { "metadata": { "labels": labels, "annotations": resolver }, "spec": pod },
     });
     object(
         "apps/v1",
