@@ -36,8 +36,8 @@ pub fn decode(bytes: &[u8]) -> Result<String, DecodeError> {
 
 /// Base64 only when what is inside is something we know: plain text is valid base64 now and then.
 fn unbase64(bytes: &[u8]) -> Option<Vec<u8>> {
-    let compact: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-    let inner = base64::engine::general_purpose::STANDARD.decode(compact).ok()?;
+    let packed: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let inner = base64::engine::general_purpose::STANDARD.decode(packed).ok()?;
     (inner.starts_with(&[0x1f, 0x8b]) || inner.starts_with(b"#")).then_some(inner)
 }
 

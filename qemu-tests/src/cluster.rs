@@ -140,7 +140,7 @@ impl Cluster {
 
     /// What runs.
     pub fn status(&self) -> Result<Value> {
-        let (out, text) = self.run(&["status", "--format", "json"]);
+        let (out, text) = self.run(&["status", "--format", "json", "--local"]);
         ensure!(out.status.success(), "{text}");
         serde_json::from_slice(&out.stdout).context("reading the status")
     }
@@ -227,6 +227,18 @@ impl Cluster {
         std::fs::copy(like.dir.path().join("demo.secrets/id"), dir.join("demo.secrets/id")).expect("copied");
         let out = Command::new(program("quorate")).args(["cluster", "seed"]).arg(dir.join("cluster.toml")).output();
         let out = out.expect("run");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        dir.join("demo.seed")
+    }
+
+    /// Seeds of the same cluster after something in its secrets was changed.
+    pub fn reseeded(&self, edit: impl FnOnce(&Path)) -> PathBuf {
+        let dir = self.dir.path().join("reseeded");
+        copy(&self.dir.path().join("demo.secrets"), &dir.join("demo.secrets"));
+        edit(&dir.join("demo.secrets"));
+        let file = dir.join("cluster.toml");
+        std::fs::copy(self.dir.path().join("cluster.toml"), &file).expect("copied");
+        let out = Command::new(program("quorate")).args(["cluster", "seed"]).arg(&file).output().expect("run");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         dir.join("demo.seed")
     }

@@ -74,9 +74,12 @@ pub(crate) enum ClusterCommand {
         /// Text or JSON
         #[arg(long, default_value = "text")]
         format: Format,
-        /// Again every second, until Ctrl-C: the nodes, and who holds the virtual IP
+        /// Again every second, until Ctrl-C: the nodes, who holds the virtual IP, who leads
         #[arg(short, long)]
         watch: bool,
+        /// Only what the lab knows: etcd and the API are not asked
+        #[arg(long)]
+        local: bool,
     },
     /// Settings for a shell: eval "$(quorate cluster env)"
     Env {

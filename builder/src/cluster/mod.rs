@@ -1,5 +1,6 @@
 //! `quorate cluster …`: from a cluster.toml to seeds, and to VMs on this machine.
 
+mod leaders;
 pub(crate) mod machines;
 mod operate;
 mod probe;
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         }
         Command::Restore { name, lab, which } => up::restore(which.file.as_deref(), name, lab),
         Command::Down { file, wipe } => up::down(file.as_deref(), *wipe),
-        Command::Status { file, format, watch } => show::status(file.as_deref(), *format, *watch),
+        Command::Status { file, format, watch, local } => show::status(file.as_deref(), *format, *watch, *local),
         Command::Env { file } => talk::env(file.as_deref()),
         Command::Logs { node, service, follow, lines, which } => {
             let (node, service) = (node.clone(), service.clone());
@@ -85,6 +86,58 @@ pub(crate) fn boot_chart(args: &crate::cli::BootChart) -> Result<()> {
         None => {
             print!("{svg}");
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn checkout() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).expect("listed").map(|e| e.expect("an entry").path());
+        let of = |path: PathBuf| match path.is_dir() {
+            true => files(&path, ending),
+            false => vec![path],
+        };
+        entries.flat_map(of).filter(|p| p.to_string_lossy().ends_with(ending)).collect()
+    }
+
+    #[test]
+    fn every_example_is_a_cluster() {
+        let examples = files(&checkout().join("examples"), ".toml");
+        assert!(examples.len() >= 5, "{examples:?}");
+        for example in examples {
+            let spec = spec::read(&example).unwrap_or_else(|e| panic!("{e:#}"));
+            assert_eq!(spec.warnings, Vec::<String>::new(), "{}", example.display());
+        }
+    }
+
+    /// Stacked, external and compact are what people call placements of roles. Programs know roles only.
+    #[test]
+    fn no_program_knows_a_topology_by_its_name() {
+        let names = ["stacked", "compact", "external_etcd", "externaletcd", "topology"];
+        let rooms = ["contract", "metadata", "builder", "init", "agent"];
+        let sources: Vec<_> = rooms.iter().flat_map(|r| files(&checkout().join(r).join("src"), ".rs")).collect();
+        assert!(sources.len() > 100, "{}", sources.len());
+        for path in sources {
+            let text = std::fs::read_to_string(&path).expect("read");
+            // What is before the tests, without what is said to people in comments.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let lines = code.lines().map(|l| l.split("//").next().unwrap_or_default().to_lowercase());
+            for (i, line) in lines.enumerate() {
+                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+                let found = words.find(|w| names.iter().any(|n| w.split('_').any(|part| part == *n) || w == n));
+                // The example that `cluster new` prints is a file of that name.
+                let is_file = line.contains("stacked.toml");
+                let is_test = path.to_string_lossy().contains("test");
+                assert!(found.is_none() || is_file || is_test, "{}:{}: {line}", path.display(), i + 1);
+            }
         }
     }
 }

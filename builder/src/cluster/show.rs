@@ -1,5 +1,6 @@
 //! What people see of a running cluster: the live lines of `up`, tables, and how to talk to it.
 
+use super::leaders::{self, Leaders};
 use super::seed::dir_of;
 use super::spec::Spec;
 use super::talk;
@@ -62,17 +63,38 @@ pub(crate) fn event_line(event: &lab::cluster::Event) -> String {
 /// `cluster status --watch` looks this often.
 const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Until Ctrl-C, or until the cluster is down.
-fn follow(spec: &Spec, format: Format) -> Result<()> {
-    loop {
+/// What `status` tells: the keeper's word, and the cluster's own.
+#[derive(serde::Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaders: Option<Leaders>,
+}
+
+impl Seen {
+    fn now(spec: &Spec, file: &Path, local: bool) -> Result<Self> {
         let status = ask_status(&spec.cluster.name)?;
+        Ok(Self { leaders: (!local).then(|| leaders::ask(spec, file, &status)), status })
+    }
+
+    fn print(&self) {
+        nodes(&self.status);
+        self.leaders.iter().filter_map(Leaders::line).for_each(|line| println!("{line}"));
+    }
+}
+
+/// Until Ctrl-C, or until the cluster is down.
+fn follow(spec: &Spec, file: &Path, format: Format, local: bool) -> Result<()> {
+    loop {
+        let seen = Seen::now(spec, file, local)?;
         match format {
-            Format::Json => println!("{}", serde_json::to_string(&status)?),
+            Format::Json => println!("{}", serde_json::to_string(&seen)?),
             Format::Text => {
                 if std::io::stdout().is_terminal() {
                     print!("\x1b[H\x1b[2J");
                 }
-                nodes(&status);
+                seen.print();
             }
         }
         std::thread::sleep(WATCH);
@@ -80,17 +102,19 @@ fn follow(spec: &Spec, format: Format) -> Result<()> {
 }
 
 /// `cluster status`.
-pub(crate) fn status(file: Option<&Path>, format: Format, watch: bool) -> Result<()> {
+pub(crate) fn status(file: Option<&Path>, format: Format, watch: bool, local: bool) -> Result<()> {
     let (file, spec) = which(file)?;
     if watch {
-        return follow(&spec, format);
+        return follow(&spec, &file, format, local);
     }
-    let status = ask_status(&spec.cluster.name)?;
+    let seen = Seen::now(&spec, &file, local)?;
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&seen)?),
         Format::Text => {
-            nodes(&status);
-            talk::tables(&spec, &file, &status)?;
+            seen.print();
+            if !local {
+                talk::tables(&spec, &file, &seen.status)?;
+            }
         }
     }
     Ok(())
@@ -143,8 +167,9 @@ fn holders(status: &Status) {
 
 /// The end of `up`: the tables, and how to talk to it.
 pub(crate) fn ready(spec: &Spec, path: &Path) -> Result<()> {
-    let status = ask_status(&spec.cluster.name)?;
-    nodes(&status);
+    let seen = Seen::now(spec, path, false)?;
+    seen.print();
+    let status = seen.status;
     talk::tables(spec, path, &status)?;
     let own = std::env::current_exe().map_or_else(|_| "quorate".into(), |p| p.display().to_string());
     let file = path.display();

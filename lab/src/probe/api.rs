@@ -39,7 +39,18 @@ impl Client {
     pub fn new(to: SocketAddr, seed: &Path, patience: Duration, clock: Clock) -> Result<Self> {
         let path = seed.join("cluster-ca.crt");
         let ca = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let config = super::tls::agent(&ca, None)?.max_idle_connections(0).build();
+        Self::with(to, &ca, None, patience, clock)
+    }
+
+    /// Believes a CA, and shows a certificate of its own where one is given: PEM.
+    pub fn with(
+        to: SocketAddr,
+        ca: &str,
+        pair: Option<super::tls::Pair<'_>>,
+        patience: Duration,
+        clock: Clock,
+    ) -> Result<Self> {
+        let config = super::tls::agent(ca, pair)?.max_idle_connections(0).build();
         Ok(Self { agent: config.into(), url: format!("https://{to}"), bound: clock.host(patience) })
     }
 
