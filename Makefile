@@ -30,10 +30,11 @@ check: deps
 test: check image
 	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=2
 
-## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six nodes of Kubernetes
+## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six to eight nodes of Kubernetes
 soak: check image
+	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
 	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
-	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked -- --test-threads=1 --nocapture --include-ignored
+	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked --test topologies -- --test-threads=1 --nocapture --include-ignored
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image
@@ -57,6 +58,8 @@ image: build
 	$(QUORATE) image build etcd --update-vanished
 	$(QUORATE) image build lb --update-vanished
 	$(QUORATE) image build master-etcd --update-vanished
+	$(QUORATE) image build master --update-vanished
+	$(QUORATE) image build universal --update-vanished
 	$(QUORATE) image build worker --update-vanished
 	$(QUORATE) image build qemu-tests/standin/standin.toml --init target/debug/quorate-standin --out out/test/standin --update-vanished
 

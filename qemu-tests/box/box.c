@@ -3,6 +3,7 @@
  *
  *     quorate-box serve PORT            answers every GET with $BOX_TEXT, the pod's name and, under /file/PATH, a file
  *     quorate-box get HOST:PORT [PATH]  asks, after looking HOST up as a pod does (/etc/resolv.conf), and prints the answer
+ *     quorate-box write PATH TEXT       replaces what a file holds
  *     quorate-box idle                  waits for the end
  */
 #include <arpa/inet.h>
@@ -138,10 +139,17 @@ static int get(char *to, const char *path) {
     return 0;
 }
 
+static int put(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text) || close(fd)) return fail(path);
+    return 0;
+}
+
 int main(int count, char **words) {
     if (count == 3 && strcmp(words[1], "serve") == 0) return serve(atoi(words[2]));
     if (count >= 3 && strcmp(words[1], "get") == 0) return get(words[2], count > 3 ? words[3] : "/");
+    if (count >= 4 && strcmp(words[1], "write") == 0) return put(words[2], words[3]);
     if (count == 2 && strcmp(words[1], "idle") == 0) return pause();
-    fprintf(stderr, "quorate-box: expected serve PORT, get HOST:PORT [PATH] or idle\n");
+    fprintf(stderr, "quorate-box: expected serve PORT, get HOST:PORT [PATH], write PATH TEXT or idle\n");
     return 2;
 }

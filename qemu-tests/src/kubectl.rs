@@ -63,6 +63,17 @@ impl Kubectl {
         serde_json::from_str(&text).map_err(|e| e.to_string())
     }
 
+    /// The nodes that are Ready in the API's eyes.
+    pub fn ready_nodes(&self) -> Result<Vec<String>, String> {
+        let nodes = self.get(&["nodes"])?;
+        let is_ready = |n: &&Value| {
+            let conditions = n["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        let all = nodes["items"].as_array().cloned().unwrap_or_default();
+        Ok(all.iter().filter(is_ready).filter_map(|n| Some(n["metadata"]["name"].as_str()?.to_owned())).collect())
+    }
+
     /// Applies an object as a user does.
     pub fn apply(&self, object: &Value) {
         use std::io::Write;

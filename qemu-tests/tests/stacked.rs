@@ -4,7 +4,7 @@
 use qemu_tests::cluster::Cluster;
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
 use qemu_tests::{checkout, read};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 
 /// Host seconds per guest second of six nodes that boot on two cores.
@@ -14,17 +14,6 @@ const RESTORED: &str = "14";
 const SOON: Duration = Duration::from_secs(40);
 const NODES: [&str; 4] = ["master-1", "master-2", "master-3", "worker-1"];
 
-/// The nodes that are Ready in the API's eyes.
-fn ready(kubectl: &Kubectl) -> Result<Vec<String>, String> {
-    let nodes = kubectl.get(&["nodes"])?;
-    let is_ready = |n: &&Value| {
-        let conditions = n["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-    };
-    let all = nodes["items"].as_array().cloned().unwrap_or_default();
-    Ok(all.iter().filter(is_ready).filter_map(|n| Some(n["metadata"]["name"].as_str()?.to_owned())).collect())
-}
-
 #[test]
 #[ignore = "twenty minutes on two cores: `make soak` runs it; one node shows the same in kubernetes.rs"]
 fn six_nodes_from_cold_and_one_master_less() {
@@ -33,7 +22,7 @@ fn six_nodes_from_cold_and_one_master_less() {
     let text = cluster.up(&["--dilation", DILATION, "--timeout", "180s"]);
     println!("{text}");
     println!("up after {:.0} s of wall time", began.elapsed().as_secs_f64());
-    assert_eq!(ready(&Kubectl::of(&cluster)).expect("the nodes"), NODES);
+    assert_eq!(Kubectl::of(&cluster).ready_nodes().expect("the nodes"), NODES);
 
     // What follows asks less of the two cores.
     cluster.ok(&["save", "ready"]);
@@ -86,7 +75,7 @@ fn six_nodes_from_cold_and_one_master_less() {
     kubectl.ok(&["create", "configmap", "written-by-two"]);
     cluster.ok(&["start", "master-2", "--no-wait"]);
     cluster.wait_for("master-2", "it is ready again", Duration::from_secs(120), |n| n["state"] == "ready");
-    assert_eq!(ready(&kubectl).expect("the nodes"), NODES);
+    assert_eq!(kubectl.ready_nodes().expect("the nodes"), NODES);
 }
 
 /// Where the worker's own connections to port 6443 went: of every TCP packet of a pcap file of Ethernet frames with IPv4
