@@ -29,6 +29,10 @@ const AGREED: Duration = Duration::from_secs(5);
 const TOLD: Duration = Duration::from_secs(5);
 /// A request that took longer is worth a line of its own.
 const STALL: Duration = Duration::from_secs(1);
+/// All streams are open within this (guest time).
+const OPEN: Duration = Duration::from_secs(15);
+/// What is counted and not announced is looked for this often. Host time.
+const LOOK: Duration = Duration::from_millis(50);
 /// A stream is opened within so many tries.
 const OPENS: usize = 5;
 
@@ -136,16 +140,26 @@ impl Probe {
                 }
             })
             .collect();
-        let held = (0..streams)
+        let open = Arc::new(AtomicUsize::new(0));
+        let held: Vec<_> = (0..streams)
             .map(|_| {
-                let (client, stop) = (client.clone(), Arc::clone(&stop));
+                let (client, stop, open) = (client.clone(), Arc::clone(&stop), Arc::clone(&open));
                 std::thread::spawn(move || {
                     // As any client: one that is refused by a master that just goes asks again.
-                    let tries = (0..OPENS).map(|_| client.hold("/watch", clock, &stop));
+                    let opened = || {
+                        open.fetch_add(1, Ordering::Relaxed);
+                    };
+                    let tries = (0..OPENS).map(|_| client.hold_telling("/watch", clock, &stop, opened));
                     tries.into_iter().find_map(Result::ok).expect("a stream")
                 })
             })
             .collect();
+        // Only a stream that is open can be cut.
+        let deadline = Instant::now() + clock.host(OPEN);
+        while open.load(Ordering::Relaxed) < streams {
+            assert!(Instant::now() < deadline, "{open:?} of {streams} streams are open");
+            std::thread::sleep(LOOK);
+        }
         let stopped = Arc::clone(&stop);
         let record = std::thread::spawn(move || run(clock, EVERY, clients, &stopped));
         Self { stop, answered, record, held }
@@ -157,8 +171,7 @@ impl Probe {
         let wanted = self.answered.load(Ordering::Relaxed) + count;
         while self.answered.load(Ordering::Relaxed) < wanted {
             assert!(Instant::now() < deadline, "{:?} of {wanted} answers", self.answered);
-            // Answers are counted, not announced.
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(LOOK);
         }
     }
 

@@ -163,7 +163,8 @@ fn a_kubelet_that_cannot_start_says_why() {
         &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default", "labels": labels } }),
     );
     let root = json!({ "runAsUser": 0 });
-    let container = json!({ "volumeMounts": [{ "name": "kubelet", "mountPath": "/kubelet" }], "securityContext": root });
+    let container =
+        json!({ "volumeMounts": [{ "name": "kubelet", "mountPath": "/kubelet" }], "securityContext": root });
     let volumes = [json!({ "name": "kubelet", "hostPath": { "path": "/var/lib/kubelet" } })];
     kubectl.apply(&workload("Deployment", "vandal", &template("vandal", &["idle"], &container, &volumes), &json!({})));
     let pod = kubectl.pods("vandal", 1, SOON).remove(0).1;

@@ -66,10 +66,16 @@ impl Client {
 
     /// Holds a stream that says something now and then, until `stop` is set or it is cut.
     pub fn hold(&self, path: &str, clock: Clock, stop: &AtomicBool) -> Result<Held> {
+        self.hold_telling(path, clock, stop, || {})
+    }
+
+    /// The same; tells when it is open.
+    pub fn hold_telling(&self, path: &str, clock: Clock, stop: &AtomicBool, opened: impl FnOnce()) -> Result<Held> {
         let open = Some(clock.host(OPEN));
         let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(open);
         let bounds = bounds.timeout_recv_response(open).timeout_recv_body(Some(clock.host(HOLD_MAX)));
         let mut stream = bounds.build().call()?.into_body().into_reader();
+        opened();
         let began = Instant::now();
         let (mut last, mut silence) = (began, Duration::ZERO);
         let mut buffer = [0; 4096];
