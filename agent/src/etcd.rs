@@ -97,9 +97,9 @@ impl Gateway {
     }
 
     /// As the apiserver of this node, whose members may all be elsewhere.
-    fn as_apiserver(address: IpAddr) -> Result<Self, String> {
+    fn as_apiserver(address: IpAddr, bound: Duration) -> Result<Self, String> {
         let own = |name: &str| format!("{}/{name}", APISERVER.dir());
-        Self::with(address, &own("etcd-server-ca.crt"), (&own("etcd-client.crt"), &own("etcd-client.key")), SILENCE)
+        Self::with(address, &own("etcd-server-ca.crt"), (&own("etcd-client.crt"), &own("etcd-client.key")), bound)
     }
 
     fn with(address: IpAddr, ca: &str, pair: (&str, &str), bound: Duration) -> Result<Self, String> {
@@ -175,7 +175,8 @@ fn of_apiserver(config: &NodeConfig) -> Vec<IpAddr> {
 pub(crate) fn serves_apiserver(config: &NodeConfig) -> Result<(), String> {
     let mut why = "there is no member".to_owned();
     for address in of_apiserver(config) {
-        match Gateway::as_apiserver(address).and_then(|g| g.status()) {
+        let bound = if address.is_loopback() { LOCAL_SILENCE } else { SILENCE };
+        match Gateway::as_apiserver(address, bound).and_then(|g| g.status()) {
             Ok(status) if status.sees_leader() => return Ok(()),
             Ok(_) => why = format!("{address} sees no leader"),
             Err(e) => why = format!("{address}: {e}"),
@@ -188,7 +189,7 @@ pub(crate) fn serves_apiserver(config: &NodeConfig) -> Result<(), String> {
 pub(crate) fn has_keys(config: &NodeConfig, prefix: &[u8]) -> Result<bool, String> {
     let mut why = "there is no member".to_owned();
     for address in of_apiserver(config) {
-        match Gateway::as_apiserver(address).and_then(|g| g.has_keys(prefix)) {
+        match Gateway::as_apiserver(address, SILENCE).and_then(|g| g.has_keys(prefix)) {
             Ok(has) => return Ok(has),
             Err(e) => why = e,
         }
