@@ -195,8 +195,11 @@ impl<'a> Shop<'a> {
 
 /// Recipes, and the version of Go that compiles them; none for those that are only fetched.
 fn with_go(recipes: Vec<Recipe>, go: Option<&Toolchain>) -> Vec<(Recipe, String)> {
-    let version = |r: &Recipe| go.filter(|_| r.is_compiled()).map(|g| g.version.clone()).unwrap_or_default();
-    recipes.into_iter().map(|r| (version(&r), r)).map(|(go, r)| (r, go)).collect()
+    let with = |r: Recipe| {
+        let version = go.filter(|_| r.is_compiled()).map(|g| g.version.clone()).unwrap_or_default();
+        (r, version)
+    };
+    recipes.into_iter().map(with).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a lock is made now: Valid-Until is checked against the clock")]

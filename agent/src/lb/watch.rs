@@ -117,6 +117,8 @@ impl Watch {
             }
             Err(Silence::Absent) => {
                 (self.answered, self.silent) = (false, 0);
+                // The one that starts next has connections of its own, to whatever is down by then.
+                self.servers.iter_mut().for_each(|s| (s.down, s.cut) = (None, false));
                 vec![]
             }
             Err(Silence::Mute(why)) if self.answered => {
@@ -214,9 +216,15 @@ mod tests {
         assert!(step(1100, [true, false]).is_empty());
         assert_eq!(step(1320, [true, false]), cut());
         assert!(step(1400, [false, false]).is_empty());
+        watch.step(Duration::from_millis(1500), Err(Silence::Absent));
+        let mut step =
+            |ms| watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, reachable: 1, up: vec![true, false] }));
+        assert!(step(1600).is_empty());
+        assert_eq!(step(1820), cut(), "a HAProxy that started again");
+        watch.step(Duration::from_millis(1900), Ok(Masters { ready: 1, reachable: 1, up: vec![false, false] }));
         let patience = |ms| watch.patience(Duration::from_millis(ms));
-        assert_eq!(patience(1410), ASK, "no sooner than otherwise");
-        assert_eq!(patience(1600), Duration::from_millis(20), "in the moment in which it is due");
+        assert_eq!(patience(1910), ASK, "no sooner than otherwise");
+        assert_eq!(patience(2100), Duration::from_millis(20), "in the moment in which it is due");
     }
 
     proptest! {

@@ -403,17 +403,20 @@ fn three_members_that_hear_late_or_nothing() {
     checked(space).assert_properties();
 }
 
+fn five(power_losses: u8) {
+    let space = Space { members: 5, power_losses, lost_disks: 1, late_answers: false, marks_first: true };
+    checked(space).assert_properties();
+}
+
 #[test]
 fn five_members() {
-    let space = Space { members: 5, power_losses: 1, lost_disks: 1, late_answers: false, marks_first: true };
-    checked(space).assert_properties();
+    five(1);
 }
 
 #[test]
 #[ignore = "two minutes: `make soak` runs it"]
 fn five_members_that_lose_power_twice() {
-    let space = Space { members: 5, power_losses: 2, lost_disks: 1, late_answers: false, marks_first: true };
-    checked(space).assert_properties();
+    five(2);
 }
 
 /// The assumption is one: without it a write is lost that only one member had marked.
