@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// An apiserver that is busy answers late; what takes longer is asked again.
 const SILENCE: Duration = Duration::from_secs(10);
+/// While a cluster starts the virtual IP moves, and who was connected to its last holder hears nothing any more.
+const SILENCE_AT_START: Duration = Duration::from_secs(2);
 /// A watch is ended by the server after this, and begun anew.
 const WATCH: Duration = Duration::from_secs(240);
 /// An answer, or a line of a watch, is at most this long, in bytes.
@@ -54,7 +56,7 @@ impl Api {
     pub(super) fn local(config: &NodeConfig) -> Result<Self, String> {
         let base = format!("https://{}", SocketAddr::new(config.node.address, API));
         let file = |name: &str| format!("{PKI}/agent/{name}");
-        Self::with(base, &file("ca.crt"), Some((&file("client.crt"), &file("client.key"))), None)
+        Self::with(base, &file("ca.crt"), Some((&file("client.crt"), &file("client.key"))), None, SILENCE)
     }
 
     /// The endpoint, as this worker's kubelet, which has its certificate by then.
@@ -62,18 +64,24 @@ impl Api {
         let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
         let ca = format!("{PKI}/kubelet/ca.crt");
         let own = kube::KUBELET_OWN_CERT;
-        Self::with(format!("https://{endpoint}"), &ca, Some((own, own)), None)
+        Self::with(format!("https://{endpoint}"), &ca, Some((own, own)), None, SILENCE)
     }
 
     /// The endpoint, as this worker before it has a certificate.
     pub(super) fn with_token(config: &NodeConfig) -> Result<Self, String> {
         let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
         let token = config.kubernetes().bootstrap_tokens.get(config.name()).cloned();
-        Self::with(format!("https://{endpoint}"), &format!("{PKI}/kubelet/ca.crt"), None, token)
+        Self::with(format!("https://{endpoint}"), &format!("{PKI}/kubelet/ca.crt"), None, token, SILENCE_AT_START)
     }
 
-    fn with(base: String, ca: &str, pair: Option<(&str, &str)>, token: Option<String>) -> Result<Self, String> {
-        Ok(Self { agent: crate::https::client(ca, pair, SILENCE)?, base, token })
+    fn with(
+        base: String,
+        ca: &str,
+        pair: Option<(&str, &str)>,
+        token: Option<String>,
+        bound: Duration,
+    ) -> Result<Self, String> {
+        Ok(Self { agent: crate::https::client(ca, pair, bound)?, base, token })
     }
 
     /// Whether a health check answers with 200; else what it says.
@@ -92,11 +100,15 @@ impl Api {
 
     /// An object, or a list of them.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        answer(self.known(self.agent.get(format!("{}{path}", self.base))).call())
+    }
+
+    /// With the token, where that is who asks.
+    fn known<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("Authorization", format!("Bearer {token}")),
+            None => request,
         }
-        answer(request.call())
     }
 
     /// Puts an object in the place of what is there.
@@ -107,8 +119,8 @@ impl Api {
 
     /// Makes something.
     pub(super) fn post(&self, path: &str, value: &Value) -> Result<Value, Failure> {
-        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/json");
-        answer(request.send(value.to_string()))
+        let request = self.known(self.agent.post(format!("{}{path}", self.base)));
+        answer(request.content_type("application/json").send(value.to_string()))
     }
 
     /// Changes the fields that `value` names, null = takes them away (RFC 7386).

@@ -5,6 +5,7 @@
 //! | when does a static pod start, and when is the API ready? | `control_plane.rs` |
 //! | what does every cluster contain? | `objects/`, pure; `apply.rs` sees to it |
 //! | when does a worker's kubelet start? | `admission.rs` |
+//! | how does it come by its first certificate? | `enrolment.rs` |
 //! | which kubelet gets a certificate? | `approve.rs` |
 //! | do load balancers send clients here? | `ready.rs` |
 //! | what does a node do before it stops? | `drain.rs`, a verb of its own |
@@ -19,6 +20,7 @@ mod apply;
 mod approve;
 mod control_plane;
 pub(crate) mod drain;
+mod enrolment;
 mod node_ready;
 mod objects;
 mod ready;

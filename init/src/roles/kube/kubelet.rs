@@ -33,7 +33,7 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
     if is_master {
         done.extend([API, OBJECTS]);
     } else {
-        // One that is turned away tries again ever later, up to seven seconds, and would be late when it is let in.
+        // Until it has a certificate (`agent/src/kube/admission.rs` says why).
         needs.push(API.into());
     }
     plan.services.push(Service {
