@@ -8,12 +8,13 @@
 //! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
 //! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button, the port to the host | `devices.rs`, `disk_names.rs`, `voice/` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
-//! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health | `node.rs`, `pki/`, `membership/`, `kube/`, `lb/` |
+//! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health | `node.rs`, `pki/`, `chores.rs`, `membership/`, `kube/`, `lb/` |
 //! | `drain` | waits for the node's stop, and sends its pods elsewhere before | `kube/drain.rs` |
 //! | `drop-vip` | takes a virtual IP away that keepalived left behind, once | `lb/vip.rs` |
 //! | `log` | writes what services print | `logs.rs` |
 
 mod channel;
+mod chores;
 mod clock;
 mod devices;
 mod disk_names;

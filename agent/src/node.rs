@@ -1,4 +1,4 @@
-//! The verb `node`: leaf certificates, etcd's membership, Kubernetes' part, the saved time. It may be restarted at any moment: every step
+//! The verb `node`: leaf certificates, etcd's membership, Kubernetes' part, the chores. It may be restarted at any moment: every step
 //! finds out anew what is done already.
 
 use crate::channel::Channel;
@@ -7,7 +7,7 @@ use crate::membership::join;
 use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
 use crate::membership::{digest, initial_cluster};
-use crate::{clock, etcd, kube, lb, pki};
+use crate::{chores, clock, etcd, kube, lb, pki};
 use contract::control::condition::{FORMED, MEMBER, PKI};
 use contract::node::{NodeConfig, Role};
 use contract::ports::MEMBERSHIP;
@@ -30,10 +30,6 @@ const LEADER: Duration = Duration::from_millis(100);
 const HEAD_START: Duration = Duration::from_millis(1500);
 /// A cluster that does not take a member in yet is asked this often: it wants its own members connected for some seconds.
 const TAKE_IN: Duration = Duration::from_millis(500);
-/// The time is saved, and certificates are looked at, this often.
-const CHORES: Duration = Duration::from_secs(60);
-/// Of the saved time; a floor for the clock needs no more.
-const SAVE_TIME: u64 = 600;
 
 static SEES_LEADER: AtomicBool = AtomicBool::new(false);
 
@@ -42,7 +38,7 @@ pub(crate) fn run() -> Result<(), String> {
     let text = std::fs::read(paths::NODE_JSON).map_err(|e| format!("{}: {e}", paths::NODE_JSON))?;
     let seed: NodeSeed = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", paths::NODE_JSON))?;
     let config = seed.node.clone();
-    let mut issued = clock::now();
+    let issued = clock::now();
     pki::write_all(&config, issued)?;
     channel.done(PKI)?;
     if config.roles.contains(&Role::Lb) {
@@ -54,25 +50,7 @@ pub(crate) fn run() -> Result<(), String> {
     if config.roles.contains(&Role::Etcd) {
         member(&config, channel)?;
     }
-    let mut saved = 0;
-    loop {
-        wait(channel, CHORES)?;
-        let now = clock::now();
-        // Renewed at two thirds of their life, and when the clock was set back behind their beginning.
-        let two_thirds = pki::life(&config) * 60 * 2 / 3;
-        if now >= issued + two_thirds || now < issued {
-            pki::write_all(&config, now)?;
-            issued = now;
-        }
-        if now >= saved + SAVE_TIME {
-            let text = now.to_string();
-            let written = pki::write_file(Path::new(paths::SAVED_TIME), &text, 0o644, users::ROOT);
-            if let Err(e) = written {
-                channel.notice(format!("saving the time: {e}"))?;
-            }
-            saved = now;
-        }
-    }
+    chores::for_ever(&config, issued, channel)
 }
 
 /// Looks after the load balancer, in a thread of its own.

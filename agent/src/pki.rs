@@ -20,7 +20,7 @@ use time::{Duration, OffsetDateTime};
 
 /// A year.
 const LEAF_MINUTES: u64 = 365 * 24 * 60;
-/// Clocks of nodes differ; at most half of the life.
+/// Clocks of nodes differ; at most as long as it is used.
 const BACKDATED_MINUTES: u64 = 60;
 
 /// The only provider of cryptography.
@@ -52,7 +52,7 @@ pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result
         .and_then(|n| OffsetDateTime::from_unix_timestamp(n).ok())
         .ok_or_else(|| bad("the clock", &now))?;
     let minutes = |m: u64| Duration::minutes(i64::try_from(m).unwrap_or(i64::MAX / 60));
-    p.not_before = begin - minutes(BACKDATED_MINUTES.min(life_minutes / 2));
+    p.not_before = begin - minutes(BACKDATED_MINUTES.min(life_minutes * 2 / 3));
     p.not_after = begin + minutes(life_minutes);
     // kubeadm's: a positive 63-bit number. The key is fresh, so its digest is as random as can be.
     let digest = <sha2::Sha256 as sha2::Digest>::digest(key.public_key_raw());

@@ -62,6 +62,11 @@ pub enum FromAgent {
         /// What.
         signal: crate::voice::ServiceSignal,
     },
+    /// The clock jumps by so many seconds: the host says so.
+    Clock {
+        /// At most [`crate::voice::CLOCK_STEP_MAX`] either way.
+        seconds: i64,
+    },
     /// The source may have another configuration: look, and take it when its generation is higher.
     Replan,
     /// A service hangs: it is ended without a word, and started again.

@@ -12,6 +12,8 @@ pub const PORT: &str = "quorate.report";
 pub const LINE_MAX: usize = 1 << 20;
 /// A line inward is at most this long, in bytes.
 pub const WORD_MAX: usize = 256;
+/// A clock jumps at most this far at once, in seconds: ten years.
+pub const CLOCK_STEP_MAX: i64 = 10 * 366 * 86_400;
 /// Lines of a service's log that are sent at most.
 pub const LOG_LINES_MAX: u32 = 100_000;
 
@@ -76,6 +78,11 @@ pub enum ToNode {
         /// What.
         signal: ServiceSignal,
     },
+    /// `clock ±SECONDS`: the clock jumps, as one does that was wrong and is set.
+    Clock {
+        /// By so many, at most [`CLOCK_STEP_MAX`] either way.
+        seconds: i64,
+    },
     /// The source has another configuration: look again.
     Replan,
     /// End in order, and start again.
@@ -127,6 +134,10 @@ impl ToNode {
                 let signal = ServiceSignal::parse(signal).ok_or("signal SERVICE: expected kill, term, stop or cont")?;
                 Ok(Self::Signal { service: service.into(), signal })
             }
+            ["clock", seconds] => match seconds.parse() {
+                Ok(seconds) if (-CLOCK_STEP_MAX..=CLOCK_STEP_MAX).contains(&seconds) => Ok(Self::Clock { seconds }),
+                _ => Err(format!("clock: expected a number of seconds between ±{CLOCK_STEP_MAX}")),
+            },
             ["stop", id] => Ok(Self::Stop { id: id.parse().map_err(|_| "stop: expected a number")? }),
             ["log", id, service, lines, ref rest @ ..] => {
                 let id = id.parse().map_err(|_| "log ID SERVICE N: expected a number")?;
@@ -141,7 +152,7 @@ impl ToNode {
                 let lines = lines.parse::<u32>().map_err(|_| "log ID SERVICE N: expected a number of lines")?;
                 Ok(Self::Log { id, service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
             }
-            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `signal SERVICE SIGNAL`, `replan`, `reboot` or `poweroff`".into()),
+            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `signal SERVICE SIGNAL`, `clock SECONDS`, `replan`, `reboot` or `poweroff`".into()),
         }
     }
 }
@@ -154,6 +165,7 @@ impl fmt::Display for ToNode {
             Self::Poweroff => write!(f, "poweroff"),
             Self::Replan => write!(f, "replan"),
             Self::Signal { service, signal } => write!(f, "signal {service} {}", signal.word()),
+            Self::Clock { seconds } => write!(f, "clock {seconds:+}"),
             Self::Stop { id } => write!(f, "stop {id}"),
             Self::Log { id, service, lines, follow } => {
                 write!(f, "log {id} {service} {lines}{}", if *follow { " follow" } else { "" })
@@ -172,7 +184,8 @@ mod tests {
         let log = ToNode::Log { id: 7, service: "etcd".into(), lines: 50, follow: true };
         let signal = ToNode::Signal { service: "haproxy".into(), signal: ServiceSignal::Stop };
         let plain = [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, ToNode::Replan, ToNode::Stop { id: 7 }];
-        for word in plain.into_iter().chain([log, signal]) {
+        let clocks = [ToNode::Clock { seconds: 3600 }, ToNode::Clock { seconds: -CLOCK_STEP_MAX }];
+        for word in plain.into_iter().chain([log, signal]).chain(clocks) {
             assert_eq!(ToNode::parse(&word.to_string()), Ok(word));
         }
         for bad in [
@@ -185,6 +198,8 @@ mod tests {
             "log 1 etcd 1 2",
             "stop",
             "signal etcd hup",
+            "clock +316224001",
+            "clock 1h",
         ] {
             assert!(ToNode::parse(bad).is_err(), "{bad}");
         }

@@ -159,6 +159,24 @@ fn a_full_disk_on_one_member_is_that_members_trouble() {
 }
 
 #[test]
+#[ignore = "minutes: `make soak` runs it"]
+fn every_member_starts_again_in_turn_under_a_writer() {
+    let cluster = Cluster::booted();
+    let writer = Writer::start(&cluster, &ALL, "turn");
+    more(&cluster, &writer, 30);
+    let said = cluster.ok(&["reboot", "--in-turn"]);
+    more(&cluster, &writer, 30);
+    let turns: Vec<_> = said.lines().filter_map(|l| l.strip_suffix(" starts again")).collect();
+    assert_eq!(turns, ALL, "{said}");
+    let written = writer.stop();
+    written.tell("each member started again in turn");
+    // Whoever asks another member when one does not answer is never without an answer.
+    let (at, gap) = written.record.longest_gap();
+    assert!(gap < Duration::from_secs(1), "nobody answered for {gap:?} from {at:?} on");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "turn"));
+}
+
+#[test]
 fn a_restored_cluster_is_the_saved_one() {
     let cluster = Cluster::booted();
     let client = |node: &str| cluster.client(node);

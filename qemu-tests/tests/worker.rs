@@ -155,6 +155,22 @@ fn a_worker_that_cannot_join_says_why() {
 }
 
 #[test]
+fn a_clock_two_years_ahead_is_named_and_nothing_is_lost_when_it_is_set() {
+    let (cluster, kubectl) = two();
+    cluster.ok(&["clock", "+730d", "worker-1"]);
+    // The time is saved with the next chore; a node whose clock is behind that believes the disk.
+    cluster.ok(&["reboot", "worker-1", "--no-wait"]);
+    cluster.wait_for("worker-1", "the clock as the reason", BOOT, |n| {
+        let said = n["said"].as_str().unwrap_or_default();
+        n["state"] == "waiting" && said.contains("certificate expired") && said.contains("this node's clock says 20")
+    });
+    assert!(cluster.ok(&["status", "--local"]).contains("this node's clock says"), "shown");
+    cluster.ok(&["clock", "-730d", "worker-1"]);
+    cluster.wait_for("worker-1", "all ready", BOOT, |n| n["state"] == "ready");
+    is_ready(&kubectl);
+}
+
+#[test]
 fn a_kubelet_that_cannot_start_says_why() {
     let (cluster, kubectl) = two();
     kubectl.apply(&program());

@@ -118,6 +118,7 @@ fn hear(port: File, voice: &Voice, channel: Channel) {
                 Ok(())
             }
             Ok(ToNode::Signal { service, signal }) => channel.say(&FromAgent::Signal { service, signal }),
+            Ok(ToNode::Clock { seconds }) => channel.say(&FromAgent::Clock { seconds }),
             Ok(ToNode::Replan) => channel.say(&FromAgent::Replan),
             Ok(ToNode::Reboot) => shutdown(ShutdownKind::Reboot),
             Ok(ToNode::Poweroff) => shutdown(ShutdownKind::Poweroff),

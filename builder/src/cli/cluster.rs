@@ -137,8 +137,11 @@ pub(crate) enum ClusterCommand {
     /// Have nodes start again, in order
     Reboot {
         /// The nodes
-        #[arg(required = true)]
+        #[arg(required_unless_present = "in_turn")]
         nodes: Vec<String>,
+        /// One after the other, each only when all others are ready; without nodes, every node
+        #[arg(long, conflicts_with = "no_wait")]
+        in_turn: bool,
         /// By the reset button: nothing is flushed
         #[arg(long)]
         hard: bool,
@@ -158,6 +161,17 @@ pub(crate) enum ClusterCommand {
         /// kill, term, stop (it hangs) or cont (it goes on)
         #[arg(value_parser = signal)]
         signal: contract::voice::ServiceSignal,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let clocks jump: certificates get old, leases end; what does the cluster make of it?
+    Clock {
+        /// How far: +20m, -1h, +730d
+        #[arg(value_parser = step, allow_hyphen_values = true)]
+        by: Step,
+        /// The nodes; without any, all
+        nodes: Vec<String>,
         /// Of which cluster.
         #[command(flatten)]
         which: Which,
@@ -323,6 +337,33 @@ fn milliseconds(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| format!("expected a time like 20ms or 1.5s, found {text}"))
 }
 
+/// Whole seconds, either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step(pub(crate) i64);
+
+/// `+20m`, `-90s`.
+fn step(text: &str) -> Result<Step, String> {
+    let wrong = || format!("expected a step like +20m, -1h or +730d, found {text}");
+    let (sign, rest) = match text.split_at_checked(1) {
+        Some(("+", rest)) => (1, rest),
+        Some(("-", rest)) => (-1, rest),
+        _ => return Err(wrong()),
+    };
+    let (number, unit) = rest.split_at_checked(rest.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let times = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<u32>().ok().and_then(|n| i64::from(n).checked_mul(times)).ok_or_else(wrong)?;
+    if seconds > contract::voice::CLOCK_STEP_MAX {
+        return Err("a clock jumps ten years at most".into());
+    }
+    Ok(Step(sign * seconds))
+}
+
 fn signal(text: &str) -> Result<contract::voice::ServiceSignal, String> {
     contract::voice::ServiceSignal::parse(text).ok_or_else(|| "expected kill, term, stop or cont".into())
 }
@@ -346,5 +387,9 @@ mod tests {
         assert!(milliseconds("soon").is_err() && milliseconds("-1ms").is_err());
         assert_eq!((share("5%"), share("0.5")), (Ok(0.05), Ok(0.5)));
         assert!(share("150%").is_err());
+        assert_eq!((step("+20m"), step("-90s"), step("+730d")), (Ok(Step(1200)), Ok(Step(-90)), Ok(Step(63_072_000))));
+        for bad in ["20m", "+", "+m", "+1y", "", "+4000d", "+-1s", "é"] {
+            assert!(step(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -52,13 +52,17 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
             operate::request(which, &Request::Start { nodes: nodes.clone() })?;
             up::wait(which, nodes, *no_wait)
         }
-        Command::Reboot { nodes, hard, no_wait, which } => {
+        Command::Reboot { nodes, hard, in_turn: true, which, .. } => up::in_turn(which, nodes, *hard),
+        Command::Reboot { nodes, hard, no_wait, which, .. } => {
             operate::request(which, &Request::Reboot { nodes: nodes.clone(), hard: *hard })?;
             up::wait(which, nodes, *no_wait)
         }
         Command::Signal { node, service, signal, which } => {
             let (node, service) = (node.clone(), service.clone());
             operate::request(which, &Request::Signal { node, service, signal: *signal })
+        }
+        Command::Clock { by, nodes, which } => {
+            operate::request(which, &Request::Clock { nodes: nodes.clone(), seconds: by.0 })
         }
         Command::Cut(cut) => operate::cut(cut),
         Command::Divide { sets, which } => operate::divide(which, sets),

@@ -124,7 +124,7 @@ fn config(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Resul
         let a = secrets.authority(name)?;
         Ok(Some(Ca { cert: a.cert, key: with_key.then_some(a.key) }))
     };
-    let mut pki = Pki::default();
+    let mut pki = Pki { leaf_minutes: spec.pki.leaf_minutes, ..Pki::default() };
     if is_member {
         pki.etcd_peer_ca = ca("etcd-peer-ca", true)?;
         pki.etcd_server_ca = ca("etcd-server-ca", true)?;

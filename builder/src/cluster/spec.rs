@@ -24,6 +24,8 @@ struct Written {
     #[serde(default)]
     lb: WrittenLb,
     #[serde(default)]
+    pki: Certificates,
+    #[serde(default)]
     node: Vec<Spanned<Node>>,
     #[serde(default)]
     lab: Lab,
@@ -94,6 +96,14 @@ impl Default for WrittenLb {
     fn default() -> Self {
         Self { advert: format!("{ADVERT_MS}ms"), virtual_router_id: None }
     }
+}
+
+/// `[pki]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Certificates {
+    /// Life of those that nodes make for themselves, minutes; none = a year.
+    pub(crate) leaf_minutes: Option<u64>,
 }
 
 /// `[lb]`, checked.
@@ -182,6 +192,7 @@ pub(crate) struct Spec {
     pub(crate) network: Network,
     pub(crate) etcd: Etcd,
     pub(crate) lb: Balancer,
+    pub(crate) pki: Certificates,
     pub(crate) nodes: Vec<Node>,
     pub(crate) lab: Lab,
     pub(crate) warnings: Vec<String>,
@@ -257,7 +268,8 @@ fn parse(path: &Path, text: &str) -> Result<Spec> {
     if balancers > 0 {
         warnings.extend(advert_warning(lb.advert_ms));
     }
-    Ok(Spec { cluster: written.cluster, network: written.network, etcd, lb, nodes, lab: written.lab, warnings })
+    let (cluster, network, pki, lab) = (written.cluster, written.network, written.pki, written.lab);
+    Ok(Spec { cluster, network, etcd, lb, pki, nodes, lab, warnings })
 }
 
 fn placement(w: &Written) -> Vec<(usize, String)> {

@@ -91,6 +91,31 @@ pub(crate) fn wait(w: &Which, nodes: &[String], no_wait: bool) -> Result<()> {
     follow(&spec, nodes, Patience::default())
 }
 
+/// Reboots nodes, all where none is named, one after the other: the next one only when every node of the cluster that runs
+/// is ready, so that no more than one is ever missed.
+pub(crate) fn in_turn(w: &Which, nodes: &[String], hard: bool) -> Result<()> {
+    let (_, spec) = which(w.file.as_deref())?;
+    let name = &spec.cluster.name;
+    let running = status(name)?.nodes.into_iter().filter(|n| n.pid.is_some()).map(|n| n.name);
+    let running: Vec<String> = running.collect();
+    let turns = if nodes.is_empty() { &running } else { nodes };
+    for node in turns {
+        all_ready(&spec, &running)?;
+        println!("{node} starts again");
+        tell(name, &Request::Reboot { nodes: vec![node.clone()], hard })?;
+        follow(&spec, std::slice::from_ref(node), Patience::default())?;
+    }
+    all_ready(&spec, &running)
+}
+
+/// Waits until these nodes are ready, without a word.
+fn all_ready(spec: &Spec, nodes: &[String]) -> Result<()> {
+    let request = Request::Follow { nodes: nodes.to_vec(), patience: Patience::default().0 };
+    let mut answers = ask(&spec.cluster.name, &request)?;
+    while answers.next()?.is_some() {}
+    Ok(())
+}
+
 /// Shows the nodes' own lines until all are ready.
 fn follow(spec: &Spec, only: &[String], patience: Patience) -> Result<()> {
     let names: Vec<&str> = match only {

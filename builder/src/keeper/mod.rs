@@ -42,6 +42,8 @@ pub(crate) enum Request {
     Reboot { nodes: Vec<String>, hard: bool },
     /// A signal for a service's processes.
     Signal { node: String, service: String, signal: ServiceSignal },
+    /// A clock jumps, by seconds.
+    Clock { nodes: Vec<String>, seconds: i64 },
     /// Faults of cables.
     Impair { nodes: Vec<String>, from: Faults, to: Faults },
     /// Sets that hear themselves only.

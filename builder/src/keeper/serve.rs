@@ -159,6 +159,14 @@ impl Keeper {
                 c.note(&node, &format!("{} for {service}", signal.word()));
                 Ok(())
             }
+            Request::Clock { nodes, seconds } => {
+                let all = c.names();
+                for node in if nodes.is_empty() { &all } else { &nodes } {
+                    c.vm(node)?.voice.say(&ToNode::Clock { seconds })?;
+                    c.note(node, &format!("clock {seconds:+} s"));
+                }
+                Ok(())
+            }
             Request::Impair { nodes, from, to } => c.impair(&nodes, &from, &to),
             Request::Divide { sets } => c.divide(&sets),
             Request::Heal => {

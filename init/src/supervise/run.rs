@@ -485,6 +485,7 @@ impl World {
             FromAgent::Notice { text } => self.report.notice("warning", &format!("{name}: {text}")),
             FromAgent::Tell { text } => log::say(&format!("{name}: {text}")),
             FromAgent::Signal { service, signal } => self.signal_all(&service, signal),
+            FromAgent::Clock { seconds } => crate::boot::clock::step(seconds),
             FromAgent::Replan => self.replan(),
             FromAgent::Fault { service, why } => self.events.push_back(Event::Fault { service, why }),
             FromAgent::Shutdown { kind, why } => self.shut_down(kind, &why),
@@ -510,7 +511,7 @@ const NODE_AGENT: &str = "node";
 fn may_say(name: &str, message: &FromAgent) -> bool {
     match message {
         FromAgent::Notice { .. } | FromAgent::Tell { .. } => true,
-        FromAgent::Signal { .. } | FromAgent::Replan => name == "devices",
+        FromAgent::Signal { .. } | FromAgent::Clock { .. } | FromAgent::Replan => name == "devices",
         FromAgent::Seed { .. } | FromAgent::NoSeed { .. } => name == "metadata",
         FromAgent::Module { .. } | FromAgent::Media { .. } => name == "devices",
         FromAgent::Shutdown { .. } => name == "devices" || name == NODE_AGENT,
