@@ -49,6 +49,9 @@ const APISERVER: Reasons = &[
     ("tls-private-key-file", OWN_DIRECTORY),
 ];
 
+const TAKEN_OVER: &str = "a dead leader's work is taken over within 6 s instead of 17";
+const NOT_READY: &str = "a dead node is NotReady within 20 s instead of 55";
+
 const CONTROLLER_MANAGER: Reasons = &[
     ("authentication-kubeconfig", OWN_DIRECTORY),
     ("authorization-kubeconfig", OWN_DIRECTORY),
@@ -58,6 +61,11 @@ const CONTROLLER_MANAGER: Reasons = &[
     ("kube-api-burst", "it asks the apiserver of its own node, and at the default rate takes five seconds to start"),
     ("kube-api-qps", "it asks the apiserver of its own node, and at the default rate takes five seconds to start"),
     ("kubeconfig", OWN_DIRECTORY),
+    ("leader-elect-lease-duration", TAKEN_OVER),
+    ("leader-elect-renew-deadline", TAKEN_OVER),
+    ("leader-elect-retry-period", TAKEN_OVER),
+    ("node-monitor-grace-period", NOT_READY),
+    ("node-monitor-period", NOT_READY),
     ("profiling", PROFILING),
     ("requestheader-client-ca-file", OWN_DIRECTORY),
     ("root-ca-file", OWN_DIRECTORY),
@@ -70,6 +78,9 @@ const SCHEDULER: Reasons = &[
     ("authentication-kubeconfig", OWN_DIRECTORY),
     ("authorization-kubeconfig", OWN_DIRECTORY),
     ("kubeconfig", OWN_DIRECTORY),
+    ("leader-elect-lease-duration", TAKEN_OVER),
+    ("leader-elect-renew-deadline", TAKEN_OVER),
+    ("leader-elect-retry-period", TAKEN_OVER),
     ("profiling", PROFILING),
     ("tls-cert-file", SERVING),
     ("tls-private-key-file", SERVING),
@@ -83,6 +94,7 @@ const KUBELET: Reasons = &[
         "after a lost quorum came back its apiserver is not waited for for minutes",
     ),
     ("failSwapOn", "there is no swap; a kubelet that refuses to start for it would be no help"),
+    ("nodeLeaseDurationSeconds", NOT_READY),
     (
         "protectKernelDefaults",
         "the image's sysctls are what the kubelet wants; one that is not is an error, not a change",

@@ -96,6 +96,8 @@ pub(super) fn configuration(config: &NodeConfig) -> Result<Value, String> {
         "healthzBindAddress": "127.0.0.1",
         "healthzPort": ports::KUBELET_HEALTH,
         "staticPodPath": paths::MANIFESTS,
+        // Renewed four times in that time (`control_plane.rs`, NODE_GRACE).
+        "nodeLeaseDurationSeconds": 16,
         // Without systemd there is no other.
         "resolvConf": "/etc/resolv.conf",
         // The root is read-only.
