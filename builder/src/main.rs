@@ -12,6 +12,7 @@
 //! | what is in the root? | `rootfs/`, `tree/` |
 //! | how are bytes laid out? | `format/` |
 //! | what is a node told? | `cluster/`, `config.rs` |
+//! | what does a cluster make of a fault? | `cluster/chaos/` |
 //! | where did the time of a boot go? | `chart.rs` |
 //! | who owns a running cluster's VMs? | `keeper/` |
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Image(args) => interrupt::install().and_then(|()| image::run(args)),
         Command::Config(args) => config::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Chaos(args) => cluster::chaos::run(args),
         Command::BootChart(args) => cluster::boot_chart(args),
     };
     interrupt::work_ended();

@@ -30,6 +30,7 @@ fn exit_codes_and_places() {
         (&["config", "validate", &cluster], 2, "is not an RFC 1123 label"),
         (&["config", "validate", "/nonexistent"], 1, "reading /nonexistent"),
         (&["image", "bake"], 2, "unrecognized subcommand"),
+        (&["chaos", "examples/stacked.toml", "lb-powr"], 2, "no row `lb-powr`; there are lb-power, "),
     ] {
         let out = quorate(arguments);
         assert_eq!(out.status.code(), Some(code), "{arguments:?}: {}", stderr(&out));

@@ -24,8 +24,37 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Seeds, and clusters of VMs
     Cluster(cluster::ClusterArgs),
+    /// Break a cluster of VMs in every way of the fault table, and measure what its users see
+    Chaos(Chaos),
     /// Draw where every millisecond of a boot went (SVG, critical path marked)
     BootChart(BootChart),
+}
+
+/// `quorate chaos`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  quorate chaos --list\n  quorate chaos examples/stacked.toml\n  quorate chaos examples/compact.toml \
+lb-power master-power --again\n\nThe cluster gets a name, secrets and disks of its own, in the directory CLUSTER.chaos beside the file. It is booted \
+once; rows that were measured are not run again, and an interrupted run goes on where it was."
+)]
+pub(crate) struct Chaos {
+    /// The cluster
+    #[arg(required_unless_present = "list")]
+    pub(crate) file: Option<PathBuf>,
+    /// Rows of the table; all of them where none is named
+    pub(crate) rows: Vec<String>,
+    /// Print the rows
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Run rows again that were measured already
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Images, accelerator, clock of the boot
+    #[command(flatten)]
+    pub(crate) lab: cluster::Lab,
 }
 
 /// `quorate boot-chart`.

@@ -1,5 +1,6 @@
 //! `quorate cluster …`: from a cluster.toml to seeds, and to VMs on this machine.
 
+pub(crate) mod chaos;
 mod leaders;
 pub(crate) mod machines;
 mod operate;

@@ -34,23 +34,36 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// `cluster up`.
 pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool, patience: Patience) -> Result<()> {
     let (file, spec) = which(file)?;
+    bring_up(&file, &spec, lab, only, retain, patience)?;
+    show::ready(&spec, &file)
+}
+
+/// Seeds where that is due, powers on, waits until all are ready.
+pub(crate) fn bring_up(
+    file: &Path,
+    spec: &Spec,
+    lab: &Lab,
+    only: &[String],
+    retain: bool,
+    patience: Patience,
+) -> Result<()> {
     spec.warnings.iter().for_each(|w| eprintln!("quorate: {}: warning: {w}", file.display()));
     let name = &spec.cluster.name;
-    let (runs, current) = (status(name).is_ok(), seed::is_current(&spec, &file)?);
+    let (runs, current) = (status(name).is_ok(), seed::is_current(spec, file)?);
     match (runs, current) {
         (true, false) => eprintln!(
             "quorate: {} changed since its nodes were seeded; what runs is as it was: `quorate cluster down` and `up` seed anew",
             file.display()
         ),
-        (false, false) => drop(seed::write(&spec, &file)?),
+        (false, false) => drop(seed::write(spec, file)?),
         (_, true) => {}
     }
     end_on_interrupt(name)?;
     let result = match runs {
         true => Ok(()),
-        false => claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, only, None)),
+        false => claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None)),
     };
-    let came_up = result.and_then(|()| follow(&spec, only, patience));
+    let came_up = result.and_then(|()| follow(spec, only, patience));
     wait_if_interrupted();
     if let Err(e) = came_up {
         // What ran before is not this command's to end, whatever trouble a node of it is in.
@@ -63,22 +76,28 @@ pub(crate) fn up(file: Option<&Path>, lab: &Lab, only: &[String], retain: bool, 
             state_dir(name).display()
         )));
     }
-    show::ready(&spec, &file)
+    Ok(())
 }
 
 /// `cluster restore`.
 pub(crate) fn restore(file: Option<&Path>, name: &str, lab: &Lab) -> Result<()> {
     let (file, spec) = which(file)?;
-    snapshot_dir(&spec, name)?;
+    go_back(&file, &spec, name, lab)?;
+    show::nodes(&status(&spec.cluster.name)?);
+    Ok(())
+}
+
+/// Everything as it was saved, whether it runs or not.
+pub(crate) fn go_back(file: &Path, spec: &Spec, name: &str, lab: &Lab) -> Result<()> {
+    snapshot_dir(spec, name)?;
     if status(&spec.cluster.name).is_ok() {
         tell(&spec.cluster.name, &Request::Restore { name: name.into() })?;
     } else {
         end_on_interrupt(&spec.cluster.name)?;
-        let result = claim_state(&spec, &file).and_then(|()| start_keeper(&spec, &file, lab, &[], Some(name)));
+        let result = claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, &[], Some(name)));
         wait_if_interrupted();
         result?;
     }
-    show::nodes(&status(&spec.cluster.name)?);
     Ok(())
 }
 

@@ -1,0 +1,148 @@
+//! What clients of the API see at its virtual IP while something is done to the cluster: each request over a connection of
+//! its own, and a watch that is opened again when it is cut. Writers count upwards; a reader that is told less than was
+//! acknowledged before it asked has found a lost write, or a read that goes back in time.
+
+use anyhow::{Context, Result};
+use lab::clock::Clock;
+use lab::probe::{Record, api::Client, run};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const PATH: &str = "/api/v1/namespaces/default/configmaps";
+/// While one waits in vain, another may be answered already.
+const READERS: usize = 4;
+const WRITERS: usize = 2;
+/// Between the requests of one client, guest time.
+const EVERY: Duration = Duration::from_millis(40);
+/// A request that is not answered within this has failed, guest time.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries to open a watch, guest time.
+const REOPEN: Duration = Duration::from_millis(50);
+
+/// What was seen. Times are guest milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// The longest time without an answer to any reader.
+    pub(crate) read_gap_ms: f64,
+    /// ... to any writer.
+    pub(crate) write_gap_ms: f64,
+    pub(crate) reads: usize,
+    pub(crate) reads_failed: usize,
+    pub(crate) writes: usize,
+    pub(crate) writes_failed: usize,
+    /// The slowest request that was answered.
+    pub(crate) slowest_ms: f64,
+    /// How often the watch was cut.
+    pub(crate) watch_cut: usize,
+    /// What must never be: acknowledged, and not there.
+    pub(crate) lost: Vec<String>,
+    /// Until the cluster had noticed, where that is a question of the row.
+    #[serde(default)]
+    pub(crate) noticed_ms: Option<f64>,
+    /// Until all nodes were ready, since the last thing that was done.
+    pub(crate) healthy_ms: f64,
+}
+
+impl Figures {
+    fn of(reads: &Record, writes: &Record, watch_cut: usize, lost: Vec<String>) -> Self {
+        let (r, w) = (reads.summary(), writes.summary());
+        Self {
+            read_gap_ms: r.gap_ms,
+            write_gap_ms: w.gap_ms,
+            reads: r.answered + r.failed,
+            reads_failed: r.failed,
+            writes: w.answered + w.failed,
+            writes_failed: w.failed,
+            slowest_ms: r.max_ms.max(w.max_ms),
+            watch_cut,
+            lost,
+            noticed_ms: None,
+            healthy_ms: 0.0,
+        }
+    }
+}
+
+fn counter(writer: usize) -> String {
+    format!("chaos-{writer}")
+}
+
+/// Makes what the writers change.
+pub(super) fn prepare(client: &Client) -> Result<()> {
+    for writer in 0..WRITERS {
+        let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": counter(writer) }, "data": { "n": "0" } });
+        if client.get(&format!("{PATH}/{}", counter(writer))).is_ok() {
+            continue;
+        }
+        client.post(PATH, &object).with_context(|| format!("making {}", counter(writer)))?;
+    }
+    Ok(())
+}
+
+/// Asks and writes while `act` is done.
+pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result<()>) -> Result<Figures> {
+    let stop = AtomicBool::new(false);
+    let acknowledged: [AtomicU64; WRITERS] = Default::default();
+    let lost = Mutex::new(Vec::new());
+    let (reads, writes, cut, acted) = std::thread::scope(|scope| {
+        let (stop, acknowledged, lost) = (&stop, &acknowledged, &lost);
+        let reading = scope.spawn(move || {
+            let reader = |_| move |_: u64| read(client, acknowledged, lost);
+            run(clock, EVERY, (0..READERS).map(reader).collect(), stop)
+        });
+        let writing = scope.spawn(move || {
+            let writer = |w: usize| move |n: u64| write(client, w, n + 1, &acknowledged[w]);
+            run(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
+        });
+        let watching = scope.spawn(move || watch(client, clock, stop));
+        let acted = act();
+        stop.store(true, Ordering::Relaxed);
+        (reading.join(), writing.join(), watching.join(), acted)
+    });
+    acted?;
+    let panicked = |_| anyhow::anyhow!("a client of the probe panicked");
+    let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Figures::of(&reads.map_err(panicked)?, &writes.map_err(panicked)?, cut.map_err(panicked)?, lost))
+}
+
+/// Whether the API says that a node is Ready.
+pub(super) fn is_ready(client: &Client, node: &str) -> Result<bool> {
+    let object: Value = serde_json::from_str(&client.get(&format!("/api/v1/nodes/{node}"))?)?;
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+}
+
+fn read(client: &Client, acknowledged: &[AtomicU64; WRITERS], lost: &Mutex<Vec<String>>) -> Result<()> {
+    for (writer, known) in acknowledged.iter().enumerate() {
+        let known = known.load(Ordering::SeqCst);
+        let object: Value = serde_json::from_str(&client.get(&format!("{PATH}/{}", counter(writer)))?)?;
+        let found = object["data"]["n"].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        if found < known {
+            let text = format!("{} was {known} already, and {found} was read", counter(writer));
+            lost.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
+    }
+    Ok(())
+}
+
+fn write(client: &Client, writer: usize, number: u64, acknowledged: &AtomicU64) -> Result<()> {
+    client.merge(&format!("{PATH}/{}", counter(writer)), &json!({ "data": { "n": number.to_string() } }))?;
+    acknowledged.store(number, Ordering::SeqCst);
+    Ok(())
+}
+
+/// How often it was cut.
+fn watch(client: &Client, clock: Clock, stop: &AtomicBool) -> usize {
+    let mut cut = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match client.hold(&format!("{PATH}?watch=true"), clock, stop) {
+            Ok(held) if held.cut.is_none() => {}
+            Ok(_) => cut += 1,
+            // Nobody is there who could be asked.
+            Err(_) => std::thread::sleep(clock.host(REOPEN)),
+        }
+    }
+    cut
+}

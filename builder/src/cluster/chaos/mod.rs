@@ -1,0 +1,232 @@
+//! `quorate chaos`: the fault table against a cluster of its own, row by row, each from the same saved state; what was
+//! measured is kept, and a row that was measured is not run again.
+//!
+//! | question | file |
+//! |---|---|
+//! | what is done to whom? | `rows.rs`, as data |
+//! | what do clients see meanwhile? | `measure.rs` |
+//! | what is kept and shown? | `report.rs` |
+
+mod measure;
+mod report;
+mod rows;
+
+use super::leaders;
+use super::machines::{snapshot_dir, state_dir};
+use super::secrets::Secrets;
+use super::seed::dir_of;
+use super::spec::{self, Spec, bytes};
+use super::up;
+use crate::cli::Format;
+use crate::cli::cluster::Lab;
+use crate::keeper::client::{ask, status, tell};
+use crate::keeper::state::State;
+use crate::keeper::{Request, Status};
+use crate::place::Refused;
+use anyhow::{Context, Result, ensure};
+use contract::node::Role;
+use lab::clock::Clock;
+use lab::probe::api::Client;
+use lab::switch::Faults;
+use report::Results;
+use rows::{Notice, Row, Step, Whom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The snapshot that every row begins with.
+const SAVED: &str = "chaos";
+/// Before the first fault, guest time: the probe has its pace by then.
+const CALM: Duration = Duration::from_secs(2);
+/// Nodes may take so long until they are ready again, guest seconds.
+const PATIENCE: f64 = 180.0;
+/// A cluster has noticed within this, guest time: Kubernetes' own defaults are a minute.
+const NOTICED: Duration = Duration::from_secs(90);
+/// ... and is asked this often, guest time.
+const LOOK: Duration = Duration::from_millis(250);
+/// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
+const RESTORED: f64 = 0.45;
+
+/// Runs it.
+pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
+    if args.list {
+        rows::ROWS.iter().for_each(|r| println!("{:<20} {}", r.name, r.what));
+        return Ok(());
+    }
+    let wanted = rows::named(&args.rows).map_err(|e| Refused(vec![e]))?;
+    let file = args.file.as_deref().context("which cluster? hint: quorate chaos examples/stacked.toml")?;
+    let dir = file.with_extension("chaos");
+    let (own, spec) = own_cluster(file, &dir)?;
+    let mut results = Results::read(&dir)?;
+    let has = |role: &Role| spec.nodes.iter().any(|n| n.roles.contains(role));
+    let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
+    other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));
+    let open = rows.iter().filter(|r| args.again || !results.has(r.name));
+    let open: Vec<&&Row> = open.collect();
+    if !open.is_empty() {
+        let pace = ready(&own, &spec, &args.lab)?;
+        let done = open.iter().try_for_each(|row| {
+            eprintln!("quorate: {}: {}", row.name, row.what);
+            up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
+            let figures = measured(&own, &spec, row).with_context(|| format!("row {}", row.name))?;
+            results.keep(row.name, pace, figures)
+        });
+        // The saved state is kept for the next time; VMs are not.
+        let ended = tell(&spec.cluster.name, &Request::End);
+        done.and(ended)?;
+    }
+    match args.format {
+        Format::Json => println!("{}", results.json()?),
+        Format::Text => print!("{}", results.table(&rows)),
+    }
+    let lost = results.lost(&rows);
+    ensure!(lost.is_empty(), "acknowledged writes were lost, or reads went back in time:\n{}", lost.join("\n"));
+    Ok(())
+}
+
+/// The same description under a name of its own: disks and VMs of the cluster that it describes are left alone.
+fn own_cluster(file: &Path, dir: &Path) -> Result<(PathBuf, Spec)> {
+    let spec = spec::read(file)?;
+    let text = std::fs::read_to_string(file)?;
+    let mut table: toml::Table = text.parse()?;
+    let name: String = spec.cluster.name.chars().take(32 - "-chaos".len()).collect();
+    if let Some(cluster) = table.get_mut("cluster").and_then(toml::Value::as_table_mut) {
+        cluster.insert("name".into(), format!("{name}-chaos").into());
+    }
+    let own = dir.join("cluster.toml");
+    crate::store::write_whole(&own, table.to_string().as_bytes())?;
+    let spec = spec::read(&own)?;
+    Ok((own, spec))
+}
+
+/// Sees to it that there is a saved state; answers at which pace it goes on.
+fn ready(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
+    let name = &spec.cluster.name;
+    let kept = own.with_file_name("pace");
+    if snapshot_dir(spec, SAVED)?.exists()
+        && let Some(pace) = std::fs::read_to_string(&kept).ok().and_then(|t| t.trim().parse().ok())
+    {
+        return Ok(pace);
+    }
+    up::bring_up(own, spec, lab, &[], false, up::Patience(PATIENCE))?;
+    let now = status(name)?;
+    measure::prepare(&client(own, spec, &now)?)?;
+    tell(name, &Request::Save { name: SAVED.into() })?;
+    tell(name, &Request::End)?;
+    let pace = (now.dilation * RESTORED).max(1.0);
+    crate::store::write_whole(&kept, format!("{pace}\n").as_bytes())?;
+    Ok(pace)
+}
+
+/// The administrator, at the virtual IP.
+fn client(own: &Path, spec: &Spec, now: &Status) -> Result<Client> {
+    let secrets = Secrets::open(&dir_of(spec, own, "secrets"))?;
+    let (ca, admin) = (secrets.authority("cluster-ca")?.cert, secrets.kubernetes_admin()?);
+    let to = now.api.context("the API cannot be reached from here; hint: lab.gateway = true")?;
+    Client::with(to, &ca, Some((&admin.cert, &admin.key)), measure::PATIENCE, Clock::new(now.dilation)?)
+}
+
+fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
+    let now = status(&spec.cluster.name)?;
+    let clock = Clock::new(now.dilation)?;
+    let client = client(own, spec, &now)?;
+    let (mut last, mut noticed, mut healthy) = (Instant::now(), None, Duration::ZERO);
+    let mut figures = measure::around(&client, clock, || {
+        // How long nothing is done, not a wait for an event.
+        std::thread::sleep(clock.host(CALM));
+        for step in row.steps {
+            match step {
+                Step::Until(notice) => {
+                    until(own, spec, &client, *notice)?;
+                    noticed = Some(last.elapsed());
+                }
+                Step::Calm(_) => done(own, spec, clock, *step)?,
+                _ => {
+                    last = Instant::now();
+                    done(own, spec, clock, *step)?;
+                }
+            }
+        }
+        let all = spec.nodes.iter().map(|n| n.name.clone()).collect();
+        let mut answers = ask(&spec.cluster.name, &Request::Follow { nodes: all, patience: PATIENCE })?;
+        while answers.next()?.is_some() {}
+        healthy = last.elapsed();
+        Ok(())
+    })?;
+    figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
+    figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
+    Ok(figures)
+}
+
+/// Waits until the cluster has noticed: nobody announces it to those outside.
+fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice) -> Result<()> {
+    let now = status(&spec.cluster.name)?;
+    let clock = Clock::new(now.dilation)?;
+    let deadline = Instant::now() + clock.host(NOTICED);
+    let off: Vec<_> = now.nodes.iter().filter(|n| n.state == State::Off).map(|n| n.name.as_str()).collect();
+    loop {
+        let is_so = match notice {
+            // A leader that is off counts as none.
+            Notice::TakenOver => leaders::ask(spec, own, &now).controller_manager.is_some(),
+            Notice::NotReady => off.iter().all(|n| measure::is_ready(client, n).is_ok_and(|r| !r)),
+        };
+        if is_so {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "nothing of the kind within {NOTICED:?}: {notice:?}");
+        std::thread::sleep(clock.host(LOOK));
+    }
+}
+
+fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
+    let name = &spec.cluster.name;
+    let now = status(name)?;
+    let nodes = |whom| found(own, spec, &now, whom);
+    let off = || now.nodes.iter().filter(|n| n.state == State::Off).map(|n| n.name.clone()).collect::<Vec<_>>();
+    let cut = Faults { cut: true, ..Faults::default() };
+    match step {
+        Step::Kill(whom) => tell(name, &Request::Kill { nodes: nodes(whom)? }),
+        Step::Start => tell(name, &Request::Start { nodes: off() }),
+        Step::Wipe => off().iter().try_for_each(|node| {
+            let disk = state_dir(name).join(format!("{node}.qcow2"));
+            std::fs::remove_file(&disk).with_context(|| format!("removing {}", disk.display()))?;
+            lab::disk::qcow2(&disk, bytes(&spec.lab.state_size).context("lab.state_size")?)
+        }),
+        Step::Reboot(whom) => tell(name, &Request::Reboot { nodes: nodes(whom)?, hard: false }),
+        Step::Cut(whom) => tell(name, &Request::Impair { nodes: nodes(whom)?, from: cut.clone(), to: cut }),
+        Step::Heal => tell(name, &Request::Heal),
+        Step::Signal(whom, service, signal) => {
+            let runs =
+                |n: &String| now.nodes.iter().any(|s| s.name == *n && s.services.iter().any(|s| s.name == service));
+            nodes(whom)?
+                .into_iter()
+                .filter(runs)
+                .try_for_each(|node| tell(name, &Request::Signal { node, service: service.into(), signal }))
+        }
+        Step::Clock(seconds) => tell(name, &Request::Clock { nodes: vec![], seconds }),
+        Step::Until(_) => Ok(()),
+        Step::Calm(ms) => {
+            std::thread::sleep(clock.host(Duration::from_millis(ms)));
+            Ok(())
+        }
+    }
+}
+
+/// Their names.
+fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String>> {
+    let holder = now.nodes.iter().find(|n| n.holds_vip).map(|n| n.name.clone());
+    let leaders = leaders::ask(spec, own, now);
+    let one = match whom {
+        Whom::All => return Ok(spec.nodes.iter().map(|n| n.name.clone()).collect()),
+        Whom::Holder => holder.context("nobody holds the virtual IP")?,
+        Whom::Leader => leaders.etcd.context("etcd has no leader")?,
+        Whom::Controllers => leaders.controller_manager.context("no controller manager does the work")?,
+        Whom::Some(role) => {
+            let busy = [holder, leaders.etcd, leaders.controller_manager];
+            let with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
+            let with: Vec<String> = with.collect();
+            let free = with.iter().find(|n| !busy.iter().flatten().any(|b| b == *n));
+            free.or_else(|| with.first()).cloned().context("no node has that role")?
+        }
+    };
+    Ok(vec![one])
+}

@@ -1,0 +1,176 @@
+//! The fault table as data: what is done to whom. Pure; `mod.rs` does it.
+
+use contract::node::Role;
+use contract::voice::ServiceSignal;
+
+/// Whom it is done to, found out when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Who holds the virtual IP.
+    Holder,
+    /// The member that leads etcd.
+    Leader,
+    /// Whose controller manager does the work.
+    Controllers,
+    /// The first node with a role that is none of those, or the first with it.
+    Some(Role),
+    /// Every node.
+    All,
+}
+
+/// One thing that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Power off, at once.
+    Kill(Whom),
+    /// Power on, those that are off.
+    Start,
+    /// An empty disk, of those that are off.
+    Wipe,
+    /// Start again, in order.
+    Reboot(Whom),
+    /// Nothing passes its cable.
+    Cut(Whom),
+    /// No faults of cables.
+    Heal,
+    /// To a service.
+    Signal(Whom, &'static str, ServiceSignal),
+    /// All clocks jump, seconds.
+    Clock(i64),
+    /// So long nothing is done, guest milliseconds.
+    Calm(u64),
+    /// Until the cluster has noticed, which is measured.
+    Until(Notice),
+}
+
+/// What a cluster does about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Another controller manager does the work.
+    TakenOver,
+    /// The API says of a node that is off that it is not Ready.
+    NotReady,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) what: &'static str,
+    /// Roles that the cluster must have for it.
+    pub(crate) needs: &'static [Role],
+    pub(crate) steps: &'static [Step],
+}
+
+use Notice::{NotReady, TakenOver};
+use ServiceSignal::{Cont, Kill as Sigkill, Stop};
+use Step::{Calm, Clock, Cut, Heal, Kill, Reboot, Signal, Start, Until, Wipe};
+use Whom::{All, Controllers, Holder, Leader};
+
+/// Long enough for whoever notices to have noticed: elections, health checks, leases.
+const NOTICED: Step = Calm(4000);
+
+const LB: &[Role] = &[Role::Lb];
+const ETCD: &[Role] = &[Role::Etcd];
+const MASTER: &[Role] = &[Role::Master];
+const WORKER: &[Role] = &[Role::Worker];
+
+const fn row(name: &'static str, what: &'static str, needs: &'static [Role], steps: &'static [Step]) -> Row {
+    Row { name, what, needs, steps }
+}
+
+/// All of it.
+pub(crate) const ROWS: &[Row] = &[
+    row("lb-power", "the virtual IP's holder loses power", LB, &[Kill(Holder), NOTICED, Start]),
+    row("lb-cut", "the virtual IP's holder is cut off", LB, &[Cut(Holder), NOTICED, Heal]),
+    row("lb-reboot", "the virtual IP's holder starts again", LB, &[Reboot(Holder)]),
+    row("haproxy-killed", "SIGKILL for the holder's HAProxy", LB, &[Signal(Holder, "haproxy", Sigkill), NOTICED]),
+    row("haproxy-stopped", "SIGSTOP for the holder's HAProxy", LB, &[Signal(Holder, "haproxy", Stop), NOTICED]),
+    row(
+        "keepalived-killed",
+        "SIGKILL for the holder's Keepalived",
+        LB,
+        &[Signal(Holder, "keepalived", Sigkill), NOTICED],
+    ),
+    row("master-power", "a master loses power", MASTER, &[Kill(Whom::Some(Role::Master)), NOTICED, Start]),
+    row("master-cut", "a master is cut off", MASTER, &[Cut(Whom::Some(Role::Master)), NOTICED, Heal]),
+    row("master-reboot", "a master starts again", MASTER, &[Reboot(Whom::Some(Role::Master))]),
+    row(
+        "master-wiped",
+        "a master loses power and its disk",
+        MASTER,
+        &[Kill(Whom::Some(Role::Master)), NOTICED, Wipe, Start],
+    ),
+    row(
+        "controllers-power",
+        "who runs the controllers loses power",
+        MASTER,
+        &[Kill(Controllers), Until(TakenOver), Start],
+    ),
+    row("etcd-leader-power", "etcd's leader loses power", ETCD, &[Kill(Leader), NOTICED, Start]),
+    row("etcd-leader-cut", "etcd's leader is cut off", ETCD, &[Cut(Leader), NOTICED, Heal]),
+    row("etcd-leader-killed", "SIGKILL for etcd's leader", ETCD, &[Signal(Leader, "etcd", Sigkill), NOTICED]),
+    row(
+        "etcd-leader-stopped",
+        "SIGSTOP for etcd's leader, and on",
+        ETCD,
+        &[Signal(Leader, "etcd", Stop), NOTICED, Signal(Whom::All, "etcd", Cont)],
+    ),
+    row(
+        "kubelet-killed",
+        "SIGKILL for a master's kubelet",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "kubelet", Sigkill), NOTICED],
+    ),
+    row(
+        "containerd-killed",
+        "SIGKILL for a master's containerd",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "containerd", Sigkill), NOTICED],
+    ),
+    row("worker-power", "a worker loses power", WORKER, &[Kill(Whom::Some(Role::Worker)), Until(NotReady), Start]),
+    row("all-power", "every node loses power", &[], &[Kill(All), Start]),
+    row(
+        "clock-ahead",
+        "every clock jumps an hour ahead, and back",
+        &[],
+        &[Clock(3600), NOTICED, Clock(-3600), NOTICED],
+    ),
+];
+
+/// The rows with these names, all where none is given; the error names those that there are.
+pub(crate) fn named(names: &[String]) -> Result<Vec<&'static Row>, String> {
+    if names.is_empty() {
+        return Ok(ROWS.iter().collect());
+    }
+    let find = |name: &String| {
+        let known = || ROWS.iter().map(|r| r.name).collect::<Vec<_>>().join(", ");
+        ROWS.iter().find(|r| r.name == name).ok_or_else(|| format!("no row `{name}`; there are {}", known()))
+    };
+    names.iter().map(find).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_names_of_their_own_and_leave_nothing_broken() {
+        for (i, row) in ROWS.iter().enumerate() {
+            assert!(ROWS[..i].iter().all(|r| r.name != row.name), "{}", row.name);
+            let has = |wanted: fn(&Step) -> bool| row.steps.iter().any(wanted);
+            assert_eq!(has(|s| matches!(s, Kill(_))), has(|s| matches!(s, Start)), "{}: power", row.name);
+            assert_eq!(has(|s| matches!(s, Cut(_))), has(|s| matches!(s, Heal)), "{}: cables", row.name);
+            let clock: i64 = row.steps.iter().map(|s| if let Clock(by) = s { *by } else { 0 }).sum();
+            assert_eq!(clock, 0, "{}: clocks", row.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_row_names_the_known_ones() {
+        let e = named(&["lb-powr".into()]).expect_err("unknown");
+        assert!(e.contains("lb-powr") && e.contains("lb-power,"), "{e}");
+        assert_eq!(named(&[]).expect("all").len(), ROWS.len());
+    }
+}
