@@ -94,11 +94,20 @@ impl Client {
         self.hold_telling(path, clock, stop, || {})
     }
 
+    /// The same, for so long at most, guest time: whoever is at the other end may be gone without a word.
+    pub fn hold_for(&self, path: &str, clock: Clock, stop: &AtomicBool, most: Duration) -> Result<Held> {
+        self.held(path, clock, stop, most, || {})
+    }
+
     /// The same; tells when it is open.
     pub fn hold_telling(&self, path: &str, clock: Clock, stop: &AtomicBool, opened: impl FnOnce()) -> Result<Held> {
+        self.held(path, clock, stop, HOLD_MAX, opened)
+    }
+
+    fn held(&self, path: &str, clock: Clock, stop: &AtomicBool, most: Duration, opened: impl FnOnce()) -> Result<Held> {
         let open = Some(clock.host(OPEN));
         let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(open);
-        let bounds = bounds.timeout_recv_response(open).timeout_recv_body(Some(clock.host(HOLD_MAX)));
+        let bounds = bounds.timeout_recv_response(open).timeout_recv_body(Some(clock.host(most)));
         let mut stream = bounds.build().call()?.into_body().into_reader();
         opened();
         let began = Instant::now();

@@ -15,10 +15,15 @@ const PATH: &str = "/api/v1/namespaces/default/configmaps";
 /// While one waits in vain, another may be answered already.
 const READERS: usize = 4;
 const WRITERS: usize = 2;
-/// Between the requests of one client, guest time.
-const EVERY: Duration = Duration::from_millis(40);
+/// Between the requests of one client, guest time: 120 a second together, each with a TLS handshake, is what emulated masters
+/// bear beside a boot.
+const EVERY: Duration = Duration::from_millis(50);
 /// A request that is not answered within this has failed, guest time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// A watch is opened anew after this: one whose other end is gone hears nothing of it. Guest time.
+const WATCHED: Duration = Duration::from_secs(6);
+/// Writers write all the time: who hears nothing for so long is cut off. Guest time.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Between two tries to open a watch, guest time.
 const REOPEN: Duration = Duration::from_millis(50);
 
@@ -89,7 +94,8 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
     let (reads, writes, cut, acted) = std::thread::scope(|scope| {
         let (stop, acknowledged, lost) = (&stop, &acknowledged, &lost);
         let reading = scope.spawn(move || {
-            let reader = |_| move |_: u64| read(client, acknowledged, lost);
+            // Half of them read what one writer writes.
+            let reader = |r: usize| move |_: u64| read(client, r % WRITERS, acknowledged, lost);
             run(clock, EVERY, (0..READERS).map(reader).collect(), stop)
         });
         let writing = scope.spawn(move || {
@@ -114,15 +120,13 @@ pub(super) fn is_ready(client: &Client, node: &str) -> Result<bool> {
     Ok(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }
 
-fn read(client: &Client, acknowledged: &[AtomicU64; WRITERS], lost: &Mutex<Vec<String>>) -> Result<()> {
-    for (writer, known) in acknowledged.iter().enumerate() {
-        let known = known.load(Ordering::SeqCst);
-        let object: Value = serde_json::from_str(&client.get(&format!("{PATH}/{}", counter(writer)))?)?;
-        let found = object["data"]["n"].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-        if found < known {
-            let text = format!("{} was {known} already, and {found} was read", counter(writer));
-            lost.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-        }
+fn read(client: &Client, writer: usize, known: &[AtomicU64; WRITERS], lost: &Mutex<Vec<String>>) -> Result<()> {
+    let known = known[writer].load(Ordering::SeqCst);
+    let object: Value = serde_json::from_str(&client.get(&format!("{PATH}/{}", counter(writer)))?)?;
+    let found = object["data"]["n"].as_str().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    if found < known {
+        let text = format!("{} was {known} already, and {found} was read", counter(writer));
+        lost.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
     Ok(())
 }
@@ -137,8 +141,9 @@ fn write(client: &Client, writer: usize, number: u64, acknowledged: &AtomicU64) 
 fn watch(client: &Client, clock: Clock, stop: &AtomicBool) -> usize {
     let mut cut = 0;
     while !stop.load(Ordering::Relaxed) {
-        match client.hold(&format!("{PATH}?watch=true"), clock, stop) {
-            Ok(held) if held.cut.is_none() => {}
+        match client.hold_for(&format!("{PATH}?watch=true"), clock, stop, WATCHED) {
+            // It went on as long as it was to, or until the end.
+            Ok(held) if held.silence < SILENCE && (held.cut.is_none() || held.lasted >= WATCHED.mul_f64(0.95)) => {}
             Ok(_) => cut += 1,
             // Nobody is there who could be asked.
             Err(_) => std::thread::sleep(clock.host(REOPEN)),
