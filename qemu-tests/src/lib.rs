@@ -11,7 +11,7 @@ mod seed_server;
 pub mod writer;
 
 pub use lab::probe::etcd;
-pub use seed_server::serve;
+pub use seed_server::{serve, tls_for};
 
 use anyhow::{Context, Result, ensure};
 use contract::image::ImageInfo;

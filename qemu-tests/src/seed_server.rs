@@ -16,11 +16,13 @@ pub fn serve(listener: TcpListener, dir: PathBuf, tls: Option<Arc<rustls::Server
                     Box::new(rustls::StreamOwned::new(session, stream))
                 }
             };
-            let mut line = String::new();
-            if BufReader::new(&mut stream).read_line(&mut line).is_err() {
-                continue;
-            }
-            let name = line.split_whitespace().nth(1).unwrap_or("/").trim_start_matches("/n1/").to_owned();
+            // All of the request: a connection that is closed with something unread is reset.
+            let head: Vec<_> =
+                BufReader::new(&mut stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
+            let Some(line) = head.first() else { continue };
+            let path = line.split_whitespace().nth(1).unwrap_or("/");
+            let name =
+                path.split('?').next().unwrap_or(path).trim_start_matches("/n1/").trim_start_matches('/').to_owned();
             let answer = match std::fs::read(dir.join(&name)) {
                 Ok(body) => {
                     let mut a =
@@ -34,6 +36,26 @@ pub fn serve(listener: TcpListener, dir: PathBuf, tls: Option<Arc<rustls::Server
             let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
         }
     });
+}
+
+/// A server with this name that answers only whom `clients`, a CA in PEM, vouches for; its own CA, PEM.
+pub fn tls_for(name: &str, clients: &str) -> (String, Arc<rustls::ServerConfig>) {
+    use rustls::pki_types::pem::PemObject;
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_slice(clients.as_bytes()).expect("PEM");
+    roots.add(ca).expect("a CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.expect("a verifier"))
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a configuration");
+    (made.cert.pem(), Arc::new(config))
 }
 
 trait Stream: Read + Write {}

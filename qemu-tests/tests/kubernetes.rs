@@ -104,10 +104,46 @@ fn what_people_do() {
     let refused = kubectl.run(&["apply", "-f", &path.display().to_string()]).expect_err("refused");
     assert!(refused.contains("violates PodSecurity \"baseline:latest\": privileged"), "{refused}");
 
-    // Aggregation, the issuer's discovery, and who may not read whose secrets.
+    aggregates(&cluster, &kubectl);
+
+    // The issuer's discovery, and who may not read whose secrets.
     assert!(kubectl.ok(&["get", "--raw", "/openid/v1/jwks"]).contains("\"ES256\""));
     let no = kubectl.run(&["auth", "can-i", "get", "secrets", "--as=system:node:other", "--as-group=system:nodes"]);
     assert!(no.is_err_and(|e| e.contains("no")), "a node that has no pod with it");
+}
+
+/// A server of somebody else's API, here on the host, which answers nobody but the aggregation layer.
+fn aggregates(cluster: &Cluster, kubectl: &Kubectl) {
+    let dir = cluster.dir.path().join("aggregated");
+    let group = dir.join("apis/example.org");
+    std::fs::create_dir_all(&group).expect("made");
+    let resource = json!({ "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"] });
+    let list = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "example.org/v1", "resources": [resource] });
+    std::fs::write(group.join("v1"), list.to_string()).expect("written");
+    let front = read(&cluster.dir.path().join("demo.secrets/front-proxy-ca.crt"));
+    let (ca, tls) = qemu_tests::tls_for("things.default.svc", &front);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    qemu_tests::serve(listener, dir, Some(tls));
+
+    // The host's loopback is the gateway's address inside the lab.
+    kubectl.apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "things" }, "spec": { "ports": [{ "port": 443, "targetPort": port }] } }));
+    kubectl.apply(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": "things", "labels": { "kubernetes.io/service-name": "things" } },
+        "ports": [{ "port": port }], "endpoints": [{ "addresses": ["10.77.0.1"], "conditions": { "ready": true } }],
+    }));
+    kubectl.apply(&json!({
+        "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": { "name": "v1.example.org" },
+        "spec": {
+            "group": "example.org", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15,
+            "service": { "name": "things", "namespace": "default" },
+            "caBundle": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ca),
+        },
+    }));
+    let answer = kubectl.until("the aggregated API", SOON, || kubectl.run(&["get", "--raw", "/apis/example.org/v1"]));
+    assert!(answer.contains("\"things\""), "{answer}");
+    kubectl.ok(&["delete", "apiservice", "v1.example.org"]);
 }
 
 fn port_forward(kubectl: &Kubectl) {
