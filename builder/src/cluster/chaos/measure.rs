@@ -18,8 +18,9 @@ const WRITERS: usize = 2;
 /// Between the requests of one client, guest time: 120 a second together, each with a TLS handshake, is what emulated masters
 /// bear beside a boot.
 const EVERY: Duration = Duration::from_millis(50);
-/// A request that is not answered within this has failed, guest time.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// A request that is not answered within this has failed, guest time: short, because whoever waits for somebody who is gone
+/// does not see that another answers already; long enough for an emulated master that is busy.
+pub(super) const PATIENCE: Duration = Duration::from_millis(300);
 /// A watch is opened anew after this: one whose other end is gone hears nothing of it. Guest time.
 const WATCHED: Duration = Duration::from_secs(6);
 /// Writers write all the time: who hears nothing for so long is cut off. Guest time.
@@ -74,7 +75,7 @@ fn counter(writer: usize) -> String {
     format!("chaos-{writer}")
 }
 
-/// Makes what the writers change.
+/// Makes what the writers change; with a client that has more patience than those who measure.
 pub(super) fn prepare(client: &Client) -> Result<()> {
     for writer in 0..WRITERS {
         let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": counter(writer) }, "data": { "n": "0" } });

@@ -109,7 +109,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
     }
     up::bring_up(own, spec, lab, &[], false, up::Patience(PATIENCE))?;
     let now = status(name)?;
-    measure::prepare(&client(own, spec, &now)?)?;
+    measure::prepare(&client(own, spec, &now, CALM)?)?;
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
     let pace = (now.dilation * RESTORED).max(1.0);
@@ -118,17 +118,17 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
 }
 
 /// The administrator, at the virtual IP.
-fn client(own: &Path, spec: &Spec, now: &Status) -> Result<Client> {
+fn client(own: &Path, spec: &Spec, now: &Status, patience: Duration) -> Result<Client> {
     let secrets = Secrets::open(&dir_of(spec, own, "secrets"))?;
     let (ca, admin) = (secrets.authority("cluster-ca")?.cert, secrets.kubernetes_admin()?);
     let to = now.api.context("the API cannot be reached from here; hint: lab.gateway = true")?;
-    Client::with(to, &ca, Some((&admin.cert, &admin.key)), measure::PATIENCE, Clock::new(now.dilation)?)
+    Client::with(to, &ca, Some((&admin.cert, &admin.key)), patience, Clock::new(now.dilation)?)
 }
 
 fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
     let now = status(&spec.cluster.name)?;
     let clock = Clock::new(now.dilation)?;
-    let client = client(own, spec, &now)?;
+    let client = client(own, spec, &now, measure::PATIENCE)?;
     let (mut last, mut noticed, mut healthy) = (Instant::now(), None, Duration::ZERO);
     let mut figures = measure::around(&client, clock, || {
         // How long nothing is done, not a wait for an event.
