@@ -23,6 +23,9 @@ fn exit_codes_and_places() {
     let text = std::fs::read_to_string(checkout().join("examples/etcd-single.toml")).expect("read");
     std::fs::write(&cluster, text.replace("\"etcd-1\"", "\"Etcd 1\"")).expect("written");
     let cluster = cluster.display().to_string();
+    let etcd_only = dir.path().join("etcd.toml");
+    std::fs::write(&etcd_only, text).expect("written");
+    let etcd_only = etcd_only.display().to_string();
     for (arguments, code, words) in [
         (&["image", "plan", &profile][..], 2, "mine.toml:2:1: unknown field `rolse`"),
         (&["image", "plan", "ectd"], 2, "did you mean `etcd`?"),
@@ -30,6 +33,7 @@ fn exit_codes_and_places() {
         (&["config", "validate", &cluster], 2, "is not an RFC 1123 label"),
         (&["config", "validate", "/nonexistent"], 1, "reading /nonexistent"),
         (&["image", "bake"], 2, "unrecognized subcommand"),
+        (&["chaos", &etcd_only], 2, "no node has the role master"),
         (&["chaos", "examples/stacked.toml", "lb-powr"], 2, "no row `lb-powr`; there are lb-power, "),
     ] {
         let out = quorate(arguments);

@@ -35,7 +35,7 @@ pub(crate) enum Command {
 #[command(
     after_help = "Examples:\n  quorate chaos --list\n  quorate chaos examples/stacked.toml\n  quorate chaos examples/compact.toml \
 lb-power master-power --again\n\nThe cluster gets a name, secrets and disks of its own, in the directory CLUSTER.chaos beside the file. It is booted \
-once; rows that were measured are not run again, and an interrupted run goes on where it was."
+once for its description and images; rows that were measured with them are not run again, and an interrupted run goes on where it was."
 )]
 pub(crate) struct Chaos {
     /// The cluster

@@ -129,7 +129,7 @@ fn memory(spec: &Spec, role: Role) -> Result<u64> {
 }
 
 /// The image named, or the one with the fewest roles that has all of the node's.
-fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
+pub(crate) fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
     let read = |dir: &Path| -> Option<Manifest> {
         serde_json::from_str(&std::fs::read_to_string(dir.join("manifest.json")).ok()?).ok()
     };

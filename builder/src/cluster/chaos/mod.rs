@@ -12,7 +12,7 @@ mod report;
 mod rows;
 
 use super::leaders;
-use super::machines::{snapshot_dir, state_dir};
+use super::machines::{image_of, snapshot_dir, state_dir};
 use super::secrets::Secrets;
 use super::seed::dir_of;
 use super::spec::{self, Spec, bytes};
@@ -30,6 +30,7 @@ use lab::probe::api::Client;
 use lab::switch::Faults;
 use report::Results;
 use rows::{Notice, Row, Step, Whom};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -56,14 +57,15 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let file = args.file.as_deref().context("which cluster? hint: quorate chaos examples/stacked.toml")?;
     let dir = file.with_extension("chaos");
     let (own, spec) = own_cluster(file, &dir)?;
-    let mut results = Results::read(&dir)?;
     let has = |role: &Role| spec.nodes.iter().any(|n| n.roles.contains(role));
+    let subject = subject(&own, &spec, &args.lab)?;
+    let mut results = Results::read(&dir, &subject)?;
     let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
     other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));
     let open = rows.iter().filter(|r| args.again || !results.has(r.name));
     let open: Vec<&&Row> = open.collect();
     if !open.is_empty() {
-        let pace = ready(&own, &spec, &args.lab)?;
+        let pace = ready(&own, &spec, &args.lab, &subject)?;
         let done = open.iter().try_for_each(|row| {
             eprintln!("quorate: {}: {}", row.name, row.what);
             up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
@@ -86,6 +88,10 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
 /// The same description under a name of its own: disks and VMs of the cluster that it describes are left alone.
 fn own_cluster(file: &Path, dir: &Path) -> Result<(PathBuf, Spec)> {
     let spec = spec::read(file)?;
+    if !spec.nodes.iter().any(|n| n.roles.contains(&Role::Master)) {
+        let text = format!("{}: no node has the role master, and it is the API that is measured", file.display());
+        return Err(Refused(vec![text]).into());
+    }
     let text = std::fs::read_to_string(file)?;
     let mut table: toml::Table = text.parse()?;
     let name: String = spec.cluster.name.chars().take(32 - "-chaos".len()).collect();
@@ -98,14 +104,43 @@ fn own_cluster(file: &Path, dir: &Path) -> Result<(PathBuf, Spec)> {
     Ok((own, spec))
 }
 
+/// What is measured: the description and the nodes' images.
+fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
+    let mut text = std::fs::read_to_string(own)?;
+    for node in &spec.nodes {
+        let sums = image_of(node, &lab.images)?.join("SHA256SUMS");
+        text += &std::fs::read_to_string(&sums).with_context(|| format!("reading {}", sums.display()))?;
+    }
+    Ok(crate::digest::sha256(text.as_bytes()))
+}
+
+/// A saved state.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    /// Of what.
+    subject: String,
+    /// Host seconds per guest second at which it goes on.
+    pace: f64,
+}
+
 /// Sees to it that there is a saved state; answers at which pace it goes on.
-fn ready(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
+fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     let name = &spec.cluster.name;
-    let kept = own.with_file_name("pace");
-    if snapshot_dir(spec, SAVED)?.exists()
-        && let Some(pace) = std::fs::read_to_string(&kept).ok().and_then(|t| t.trim().parse().ok())
+    let kept = own.with_file_name("saved.json");
+    let saved: Option<Saved> = std::fs::read(&kept).ok().and_then(|t| serde_json::from_slice(&t).ok());
+    if let Some(saved) = saved.filter(|s| s.subject == subject)
+        && snapshot_dir(spec, SAVED)?.exists()
     {
-        return Ok(pace);
+        return Ok(saved.pace);
+    }
+    // What is there is of another subject, or half of one. Of this cluster's own only: `bring_up` looks at whose it is.
+    if status(name).is_ok() {
+        tell(name, &Request::End)?;
+    }
+    let state = state_dir(name);
+    let own_id = Secrets::open(&dir_of(spec, own, "secrets"))?.id;
+    if std::fs::read_to_string(state.join("cluster-id")).is_ok_and(|id| id.trim() == own_id) {
+        std::fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
     }
     up::bring_up(own, spec, lab, &[], false, up::Patience(PATIENCE))?;
     let now = status(name)?;
@@ -113,7 +148,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
     let pace = (now.dilation * RESTORED).max(1.0);
-    crate::store::write_whole(&kept, format!("{pace}\n").as_bytes())?;
+    crate::store::write_whole(&kept, &serde_json::to_vec(&Saved { subject: subject.into(), pace })?)?;
     Ok(pace)
 }
 
@@ -188,6 +223,10 @@ fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
         Step::Start => tell(name, &Request::Start { nodes: off() }),
         Step::Wipe => off().iter().try_for_each(|node| {
             let disk = state_dir(name).join(format!("{node}.qcow2"));
+            if !disk.exists() {
+                // It runs from memory: there is nothing to lose but what is lost.
+                return Ok(());
+            }
             std::fs::remove_file(&disk).with_context(|| format!("removing {}", disk.display()))?;
             lab::disk::qcow2(&disk, bytes(&spec.lab.state_size).context("lab.state_size")?)
         }),

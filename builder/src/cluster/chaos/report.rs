@@ -11,13 +11,17 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Results {
     path: PathBuf,
+    /// Of what is run now ([`Measured::subject`]).
+    subject: String,
     rows: BTreeMap<String, Measured>,
 }
 
 /// Of one row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// How often it was run.
+    /// Digest of the cluster's description and images: another cluster, or other images, are to be measured anew.
+    subject: String,
+    /// How often it was run, with this subject.
     runs: u32,
     /// When last, seconds since the epoch.
     at: u64,
@@ -29,7 +33,7 @@ pub(crate) struct Measured {
 
 impl Results {
     /// What is there.
-    pub(crate) fn read(dir: &Path) -> Result<Self> {
+    pub(crate) fn read(dir: &Path, subject: &str) -> Result<Self> {
         let path = dir.join("results.json");
         let rows = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -37,18 +41,24 @@ impl Results {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
         };
-        Ok(Self { path, rows })
+        Ok(Self { path, subject: subject.into(), rows })
+    }
+
+    /// Of a row that was run with these images and this description.
+    fn of(&self, row: &str) -> Option<&Measured> {
+        self.rows.get(row).filter(|m| m.subject == self.subject)
     }
 
     pub(crate) fn has(&self, row: &str) -> bool {
-        self.rows.contains_key(row)
+        self.of(row).is_some()
     }
 
     /// Written at once: whoever is interrupted goes on from here.
     pub(crate) fn keep(&mut self, row: &str, dilation: f64, figures: Figures) -> Result<()> {
-        let runs = self.rows.get(row).map_or(0, |m| m.runs) + 1;
+        let runs = self.of(row).map_or(0, |m| m.runs) + 1;
+        let subject = self.subject.clone();
         let at = now()?;
-        self.rows.insert(row.into(), Measured { runs, at, dilation, figures });
+        self.rows.insert(row.into(), Measured { subject, runs, at, dilation, figures });
         crate::store::write_whole(&self.path, self.json()?.as_bytes())
     }
 
@@ -64,7 +74,7 @@ impl Results {
                         |---|---|---|---|---|---|---|---|\n"
                 .to_owned();
         for row in rows {
-            let Some(Measured { figures: f, .. }) = self.rows.get(row.name) else { continue };
+            let Some(Measured { figures: f, .. }) = self.of(row.name) else { continue };
             text += &format!(
                 "| {} | {} s | {} s | {} of {} | {} s | {} | {} | {} s |\n",
                 row.what,
@@ -83,7 +93,7 @@ impl Results {
 
     /// What must never be.
     pub(crate) fn lost(&self, rows: &[&Row]) -> Vec<String> {
-        let of = |row: &&Row| self.rows.get(row.name).map(|m| m.figures.lost.clone()).unwrap_or_default();
+        let of = |row: &&Row| self.of(row.name).map(|m| m.figures.lost.clone()).unwrap_or_default();
         rows.iter().flat_map(of).collect()
     }
 }
@@ -100,19 +110,21 @@ mod tests {
     #[test]
     fn what_is_kept_is_shown_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut results = Results::read(dir.path()).expect("none yet");
+        let mut results = Results::read(dir.path(), "one").expect("none yet");
         let row = super::super::rows::named(&["lb-power".into()]).expect("a row");
         assert!(!results.has("lb-power") && results.table(&row).lines().count() == 2);
         let figures =
             Figures { read_gap_ms: 420.0, reads: 100, reads_failed: 1, lost: vec!["7".into()], ..Figures::default() };
         results.keep("lb-power", 14.0, figures.clone()).expect("kept");
         results.keep("lb-power", 14.0, figures).expect("kept");
-        let again = Results::read(dir.path()).expect("read");
+        let other = Results::read(dir.path(), "other images").expect("read");
+        assert!(!other.has("lb-power") && other.lost(&row).is_empty());
+        let again = Results::read(dir.path(), "one").expect("read");
         assert_eq!(again.rows["lb-power"].runs, 2);
         let table = again.table(&row);
         assert!(table.contains("| the virtual IP's holder loses power | 0.42 s | 0.00 s | 1 of 100 |"), "{table}");
         assert_eq!(again.lost(&row), ["7"]);
         std::fs::write(dir.path().join("results.json"), "{").expect("torn");
-        assert!(format!("{:#}", Results::read(dir.path()).expect_err("torn")).contains("results.json; hint"));
+        assert!(format!("{:#}", Results::read(dir.path(), "one").expect_err("torn")).contains("results.json; hint"));
     }
 }

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 const AUDIT_MEGABYTES: u32 = 100;
 const AUDIT_FILES: u32 = 4;
 /// Who leads renews within `RENEW` and is believed for `LEASE`; who does not looks every `RETRY`: a dead leader's work is
-/// taken over within 6 s instead of 17 s. An election of etcd, which nobody can write through, takes a second.
+/// taken over after 5 to 7 s instead of 15 to 17. An election of etcd, which nobody can write through, takes a second.
 const LEASE: &str = "5s";
 const RENEW: &str = "4s";
 const RETRY: &str = "1s";
