@@ -7,8 +7,9 @@
 
 use super::Told;
 use super::api::{Api, Failure};
-use super::enrolment::Enrolment;
+use super::enrolment::{Enrolment, is_enrolled};
 use crate::channel::Channel;
+use crate::clock::now;
 use contract::control::condition::API;
 use contract::node::NodeConfig;
 use std::time::Duration;
@@ -22,8 +23,8 @@ const QUIET: Duration = Duration::from_secs(15);
 pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     let mut told = Told::new(channel, QUIET);
     let mut enrolment = Enrolment::new(config)?;
-    while !super::enrolment::is_enrolled(crate::clock::now()) {
-        match Api::with_token(config).map_err(Failure::Other).and_then(|api| enrolment.go_on(&api)) {
+    while !is_enrolled(now()) {
+        match Api::with_token(config).map_err(Failure::Other).and_then(|api| enrolment.go_on(&api, now())) {
             Ok(None) => {}
             Ok(Some(waits)) => told.say(format!("the kubelet waits: {waits}"))?,
             Err(Failure::Unauthorized) => {
@@ -39,7 +40,7 @@ pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> 
 /// Whoever finds a certificate too old or too new should look at the clock first.
 fn with_clock(why: &str) -> String {
     let is_about_time = ["expired", "not valid yet"].iter().any(|w| why.contains(w));
-    let now = i64::try_from(crate::clock::now()).ok().and_then(|n| time::OffsetDateTime::from_unix_timestamp(n).ok());
+    let now = i64::try_from(now()).ok().and_then(|n| time::OffsetDateTime::from_unix_timestamp(n).ok());
     match now.filter(|_| is_about_time) {
         Some(now) => format!("{why}; this node's clock says {now}"),
         None => why.to_owned(),

@@ -15,7 +15,8 @@ use std::path::Path;
 use x509_parser::pem::Pem;
 
 const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-/// A certificate and a key are a few kilobytes.
+/// A certificate, and its key beside it, are a few kilobytes.
+const CHAIN_MAX: usize = 60 << 10;
 const PAIR_MAX: u64 = 64 << 10;
 
 /// Whether the kubelet has a certificate that is valid at `now`, seconds since the epoch, or will be.
@@ -40,44 +41,41 @@ pub(super) struct Enrolment {
     node: String,
     endpoint: String,
     key: KeyPair,
-    /// The name of the request, once it is made.
-    request: Option<String>,
 }
 
 impl Enrolment {
     /// With a key of its own.
     pub(super) fn new(config: &NodeConfig) -> Result<Self, String> {
         let endpoint = config.cluster.endpoint.clone().ok_or("quorate.cluster.endpoint is missing")?;
-        let key = KeyPair::generate().map_err(|e| format!("making a key: {e}"))?;
-        Ok(Self { node: config.name().into(), endpoint, key, request: None })
+        Ok(Self { node: config.name().into(), endpoint, key: key()? })
     }
 
-    /// One step: what it waits for, if the certificate is not there yet.
-    pub(super) fn go_on(&mut self, api: &Api) -> Result<Option<String>, Failure> {
-        let Some(name) = &self.request else {
-            let made = api.post(PATH, &self.ask()?)?;
-            self.request = made["metadata"]["name"].as_str().map(str::to_owned);
-            return Ok(Some("for the certificate it asked for".into()));
-        };
-        let answered = match api.get(&format!("{PATH}/{name}")) {
-            // Requests are cleared away after a time.
-            Err(Failure::NotFound) => {
-                self.request = None;
-                return Ok(Some("its certificate request is gone, it asks again".into()));
-            }
+    /// Of the request, from its key: one whose answer was lost is found again instead of made twice.
+    fn name(&self) -> String {
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(self.key.public_key_raw());
+        let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+        format!("node-csr-{hex}")
+    }
+
+    /// One step: what it waits for, if the certificate is not there yet. `now` is in seconds since the epoch.
+    pub(super) fn go_on(&mut self, api: &Api, now: u64) -> Result<Option<String>, Failure> {
+        let name = self.name();
+        let request = match api.get(&format!("{PATH}/{name}")) {
+            // Not made yet, or cleared away, as requests are after a time.
+            Err(Failure::NotFound) => api.post(PATH, &self.ask(&name)?)?,
             other => other?,
         };
-        match granted(&answered).map_err(Failure::Other)? {
-            Granted::Certificate(pem) => self.keep(&pem).map_err(Failure::Other).map(|()| None),
-            Granted::Waits(why) => Ok(Some(format!("its certificate request {name} {why}"))),
-            Granted::Refused(why) => {
-                self.request = None;
-                Ok(Some(format!("its certificate request was refused: {why}")))
-            }
-        }
+        let why = match granted(&request, now) {
+            Granted::Certificate(pem) => return self.keep(&pem).map_err(Failure::Other).map(|()| None),
+            Granted::Waits(why) => return Ok(Some(format!("its certificate request {name} {why}"))),
+            Granted::Useless(why) => why,
+        };
+        // Another key is another request.
+        self.key = key().map_err(Failure::Other)?;
+        Ok(Some(format!("its certificate request {name} came to nothing: {why}; it asks again")))
     }
 
-    fn ask(&self) -> Result<Value, Failure> {
+    fn ask(&self, name: &str) -> Result<Value, Failure> {
         let other = |e: rcgen::Error| Failure::Other(format!("making a certificate request: {e}"));
         let mut p = CertificateParams::default();
         p.distinguished_name.push(DnType::OrganizationName, "system:nodes");
@@ -85,7 +83,7 @@ impl Enrolment {
         let pem = p.serialize_request(&self.key).and_then(|r| r.pem()).map_err(other)?;
         Ok(json!({
             "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
-            "metadata": { "generateName": "node-csr-" },
+            "metadata": { "name": name },
             "spec": {
                 "request": base64::engine::general_purpose::STANDARD.encode(pem),
                 "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
@@ -94,7 +92,7 @@ impl Enrolment {
         }))
     }
 
-    /// Files of the kubelet's certificate store: a file with a time in its name, and a link to the current one.
+    /// Files of the kubelet's certificate store: certificate and key in one, and a link to the current one.
     fn keep(&self, certificate: &str) -> Result<(), String> {
         let link = Path::new(kube::KUBELET_OWN_CERT);
         let dir = link.parent().ok_or("no directory")?;
@@ -115,58 +113,89 @@ impl Enrolment {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+fn key() -> Result<KeyPair, String> {
+    KeyPair::generate().map_err(|e| format!("making a key: {e}"))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Granted {
     /// PEM.
     Certificate(String),
     Waits(&'static str),
-    Refused(String),
+    /// It was refused, or what came back is no certificate that the kubelet could use.
+    Useless(String),
 }
 
 /// What became of a request (`certificates.k8s.io/v1`).
-fn granted(request: &Value) -> Result<Granted, String> {
+fn granted(request: &Value, now: u64) -> Granted {
     let status = &request["status"];
     if let Some(text) = status["certificate"].as_str() {
-        let pem =
-            base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| format!("the certificate: {e}"))?;
-        return String::from_utf8(pem).map(Granted::Certificate).map_err(|e| format!("the certificate: {e}"));
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text).ok().filter(|d| d.len() <= CHAIN_MAX);
+        return match decoded.and_then(|d| String::from_utf8(d).ok()) {
+            Some(pem) if ends_after(pem.as_bytes(), now) => Granted::Certificate(pem),
+            Some(_) => Granted::Useless("the certificate has ended by this node's clock, or is none".into()),
+            None => Granted::Useless("what came back is no certificate".into()),
+        };
     }
     let conditions = status["conditions"].as_array();
     for c in conditions.into_iter().flatten() {
         if matches!(c["type"].as_str(), Some("Denied" | "Failed")) {
-            return Ok(Granted::Refused(
-                c["message"].as_str().unwrap_or("nobody says why").chars().take(300).collect(),
-            ));
+            let why = c["message"].as_str().unwrap_or("nobody says why").chars().take(300).collect();
+            return Granted::Useless(why);
         }
     }
     let is_approved = conditions.is_some_and(|c| !c.is_empty());
-    Ok(Granted::Waits(if is_approved { "is approved and not signed yet" } else { "is not approved (yet)" }))
+    Granted::Waits(if is_approved { "is approved and not signed yet" } else { "is not approved (yet)" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_became_of_a_request() {
-        let with = |status: Value| granted(&json!({ "status": status })).expect("understood");
-        assert_eq!(with(json!({})), Granted::Waits("is not approved (yet)"));
-        let approved = json!({ "conditions": [{ "type": "Approved" }] });
-        assert_eq!(with(approved), Granted::Waits("is approved and not signed yet"));
-        let failed = json!({ "conditions": [{ "type": "Approved" }, { "type": "Failed", "message": "no key" }] });
-        assert_eq!(with(failed), Granted::Refused("no key".into()));
-        assert_eq!(with(json!({ "certificate": "UEVN" })), Granted::Certificate("PEM".into()));
-        assert!(granted(&json!({ "status": { "certificate": "%" } })).is_err());
-    }
-
-    #[test]
-    fn a_certificate_that_has_ended_is_asked_for_anew() {
+    /// PEM, until 2033.
+    fn certificate() -> String {
         let key = KeyPair::generate().expect("a key");
         let mut p = CertificateParams::default();
         p.not_after = time::OffsetDateTime::from_unix_timestamp(2_000_000_000).expect("a time");
-        let pem = format!("{}{}", key.serialize_pem(), p.self_signed(&key).expect("a certificate").pem());
-        assert!(ends_after(pem.as_bytes(), 1_999_999_999));
-        assert!(!ends_after(pem.as_bytes(), 2_000_000_001));
-        assert!(!ends_after(b"torn", 0));
+        format!("{}{}", key.serialize_pem(), p.self_signed(&key).expect("a certificate").pem())
+    }
+
+    #[test]
+    fn what_became_of_a_request() {
+        let with = |status: Value| granted(&json!({ "status": status }), 1_999_999_999);
+        let waits = Granted::Waits("is not approved (yet)");
+        assert_eq!((with(json!({})), with(json!(7)), granted(&json!([]), 0)), (waits.clone(), waits.clone(), waits));
+        let approved = json!({ "conditions": [{ "type": "Approved" }] });
+        assert_eq!(with(approved), Granted::Waits("is approved and not signed yet"));
+        let failed = json!({ "conditions": [{ "type": "Approved" }, { "type": "Failed", "message": "no key" }] });
+        assert_eq!(with(failed), Granted::Useless("no key".into()));
+    }
+
+    #[test]
+    fn only_a_certificate_that_can_be_used_is_kept() {
+        let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let with = |text: String, now| granted(&json!({ "status": { "certificate": text } }), now);
+        let good = certificate();
+        assert_eq!(with(encoded(&good), 1_999_999_999), Granted::Certificate(good.clone()));
+        let torn = &good[..good.len() / 2];
+        let huge = "x".repeat(CHAIN_MAX + 1);
+        for (text, now) in [
+            (encoded(&good), 2_000_000_001),
+            (encoded(torn), 0),
+            (encoded(&huge), 0),
+            (String::new(), 0),
+            ("%".into(), 0),
+        ] {
+            assert!(matches!(with(text, now), Granted::Useless(_)));
+        }
+    }
+
+    #[test]
+    fn a_request_is_named_by_its_key() {
+        let node = |key| Enrolment { node: "worker-1".into(), endpoint: "10.77.0.10:6443".into(), key };
+        let one = node(key().expect("a key"));
+        assert_eq!(one.name(), one.name());
+        assert!(contract::check::is_label(&one.name()), "{}", one.name());
+        assert_ne!(one.name(), node(key().expect("a key")).name());
     }
 }
