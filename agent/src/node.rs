@@ -6,16 +6,17 @@ use crate::membership::decide::{Answer, Decision, Own, decide};
 use crate::membership::join;
 use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
+use crate::membership::restore::{self, Rule};
 use crate::membership::{digest, initial_cluster};
 use crate::{chores, clock, etcd, kube, lb, pki};
-use contract::control::condition::{FORMED, MEMBER, PKI};
+use contract::control::condition::{FORMED, MEMBER, PKI, SNAPSHOT};
 use contract::node::{NodeConfig, Role};
 use contract::ports::MEMBERSHIP;
 use contract::seed::NodeSeed;
 use contract::{paths, users};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,8 @@ fn member(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     let mark_path = Path::new(paths::ETCD_MARK);
     let identity = Identity::read()?;
     serve(config, &identity)?;
+    let awaited = etcd::serve::start(config.node.address, config.etcd_settings().quota_bytes)?;
+    restore_first(config, &identity, &awaited, channel)?;
     decide_and_tell(config, &identity, channel)?;
     // From here on etcd runs, or is about to.
     let mut told = None;
@@ -90,6 +93,7 @@ fn member(config: &NodeConfig, channel: Channel) -> Result<(), String> {
             }
             SEES_LEADER.store(true, Ordering::Relaxed);
             if !status.is_learner {
+                etcd::upkeep::start(config, channel);
                 return channel.done(FORMED);
             }
             // A cluster gives a vote to nobody who has not caught up.
@@ -111,6 +115,7 @@ fn serve(config: &NodeConfig, identity: &Identity) -> Result<(), String> {
             // A mark that cannot be read stops this member elsewhere; here it must not pass for an empty one.
             mark: mark::read(Path::new(paths::ETCD_MARK)).unwrap_or(Some(Mark::Formed)),
             leader: SEES_LEADER.load(Ordering::Relaxed) && etcd::sees_leader(),
+            restore: restore::number().unwrap_or_default(),
         };
         if let Err(e) = question::serve(&listener, &identity, answer) {
             eprintln!("answering members: {e}");
@@ -118,6 +123,56 @@ fn serve(config: &NodeConfig, identity: &Identity) -> Result<(), String> {
         }
     });
     Ok(())
+}
+
+/// Carries out a restore that the seed asks for, while etcd does not run yet.
+fn restore_first(
+    config: &NodeConfig,
+    identity: &Identity,
+    awaited: &etcd::serve::Awaited,
+    channel: Channel,
+) -> Result<(), String> {
+    let wanted = config.etcd_settings().restore;
+    let mut told = None;
+    let mut begun = false;
+    if env_of_etcd().exists() {
+        // It was started in this boot: this process was not there for a while, or has a new seed.
+        if wanted.as_ref().is_some_and(|w| restore::number().is_ok_and(|own| own < w.number)) {
+            return channel
+                .notice("etcd's data is to be replaced by a snapshot's: that is done when this node starts again");
+        }
+        return channel.done(SNAPSHOT);
+    }
+    loop {
+        match restore::rule(restore::number()?, wanted.as_ref(), config.name(), &question::ask_all(identity, config)) {
+            Rule::Done => return channel.done(SNAPSHOT),
+            Rule::Wait(why) => tell(&mut told, format!("etcd waits: {why}"), channel)?,
+            Rule::BeginEmpty => {
+                let number = wanted.as_ref().map_or(0, |w| w.number);
+                restore::put_aside(number)?;
+                restore::settle(number)?;
+            }
+            // PID 1 does it: what it takes is a program of its own.
+            Rule::Restore if begun => {}
+            Rule::Restore => {
+                let Some(wanted) = &wanted else { continue };
+                if etcd::serve::to_restore(wanted.number).exists() {
+                    channel.done(SNAPSHOT)?;
+                    begun = true;
+                } else {
+                    restore::put_aside(wanted.number)?;
+                    awaited.expect(wanted);
+                    let digest = &wanted.sha256[..12];
+                    tell(
+                        &mut told,
+                        format!("etcd waits: the snapshot {digest}… that `quorate etcd restore` sends"),
+                        channel,
+                    )?;
+                }
+            }
+        }
+        wait(channel, ASK)?;
+    }
 }
 
 fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -> Result<(), String> {
@@ -128,10 +183,12 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
     let mut refused: Option<(String, Instant)> = None;
     let mut attempt = 0;
     let mut led;
+    let restored = restore::number()?;
     loop {
-        let others = question::ask_all(identity, config);
+        let others = restore::of_the_same(restored, question::ask_all(identity, config));
         led = others.values().flatten().any(|a| a.leader);
-        match decide(&own, &others, config.etcd_settings().bootstrap) {
+        let decision = decide(&own, &others, config.etcd_settings().bootstrap);
+        match restore::but_not_anew(restored, decision) {
             Decision::Resume => break,
             Decision::Bootstrap => {
                 mark::write(mark_path, &Mark::Bootstrapping { digest: own.digest.clone() })?;
@@ -188,9 +245,14 @@ fn start_etcd(list: &str, state: &str, led: bool, channel: Channel) -> Result<()
         "ETCD_INITIAL_CLUSTER={list}\nETCD_INITIAL_CLUSTER_STATE={state}\n\
          ETCD_FEATURE_GATES=InitialCorruptCheck={led},CompactHashCheck=true\n"
     );
-    let path = Path::new(paths::ENV).join("etcd");
+    let path = env_of_etcd();
     pki::write_file(&path, &text, 0o644, users::ROOT).map_err(|e| format!("{}: {e}", path.display()))?;
     channel.done(MEMBER)
+}
+
+/// What etcd is started with; there from then on until the node starts again.
+fn env_of_etcd() -> PathBuf {
+    Path::new(paths::ENV).join("etcd")
 }
 
 fn tell(told: &mut Option<(String, Instant)>, text: String, channel: Channel) -> Result<(), String> {

@@ -12,6 +12,7 @@
 //! | what is in the root? | `rootfs/`, `tree/` |
 //! | how are bytes laid out? | `format/` |
 //! | what is a node told? | `cluster/`, `config.rs` |
+//! | how does a cluster go back to a snapshot? | `cluster/etcd.rs` |
 //! | what does a cluster make of a fault? | `cluster/chaos/` |
 //! | where did the time of a boot go? | `chart.rs` |
 //! | who owns a running cluster's VMs? | `keeper/` |
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Image(args) => interrupt::install().and_then(|()| image::run(args)),
         Command::Config(args) => config::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Etcd(args) => cluster::etcd::run(args),
         Command::Chaos(args) => cluster::chaos::run(args),
         Command::BootChart(args) => cluster::boot_chart(args),
     };

@@ -159,8 +159,22 @@ fn check_etcd(c: &mut Checker, config: &NodeConfig) {
         "quorate.etcd.election_ms",
         || format!("expected 10 x heartbeat_ms ({}) to 50000, found {}", 10 * u64::from(e.heartbeat_ms), e.election_ms),
     );
-    c.unless((64 << 20..=64 << 30).contains(&e.quota_bytes), "quorate.etcd.quota_bytes", || {
-        format!("expected 64 MiB to 64 GiB, found {}", e.quota_bytes)
+    c.unless((16 << 20..=64 << 30).contains(&e.quota_bytes), "quorate.etcd.quota_bytes", || {
+        format!("expected 16 MiB to 64 GiB, found {}", e.quota_bytes)
+    });
+    c.unless(e.snapshots <= 100, "quorate.etcd.snapshots", || format!("expected at most 100, found {}", e.snapshots));
+    let Some(r) = &e.restore else { return };
+    c.unless(config.members.contains_key(&r.member), "quorate.etcd.restore.member", || {
+        let members: Vec<_> = config.members.keys().map(String::as_str).collect();
+        format!("expected one of {}, found `{}`", members.join(", "), r.member)
+    });
+    c.unless(
+        r.sha256.len() == 64 && r.sha256.bytes().all(|b| b.is_ascii_hexdigit()),
+        "quorate.etcd.restore.sha256",
+        || format!("expected 64 hex digits, found `{}`", r.sha256),
+    );
+    c.unless((1..=config.generation).contains(&r.number), "quorate.etcd.restore.number", || {
+        format!("expected the number of a seeding, 1 to {}, found {}", config.generation, r.number)
     });
 }
 

@@ -22,6 +22,8 @@ pub mod condition {
     pub const MEMBER: &str = "member";
     /// etcd saw a leader and the mark is on disk.
     pub const FORMED: &str = "formed";
+    /// The snapshot that this member is to restore is there, or there is none to restore.
+    pub const SNAPSHOT: &str = "snapshot";
     /// The clock is synchronised, or no longer waited for.
     pub const TIME: &str = "time";
     /// The interface of the virtual IP stands in keepalived's `link.conf`.
@@ -33,7 +35,7 @@ pub mod condition {
     /// The API says that this node is Ready.
     pub const NODE_READY: &str = "node-ready";
     /// All conditions.
-    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, TIME, LINK, API, OBJECTS, NODE_READY];
+    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, SNAPSHOT, TIME, LINK, API, OBJECTS, NODE_READY];
 }
 
 /// From an agent to PID 1.

@@ -150,12 +150,40 @@ pub struct Etcd {
     /// What a first boot with members missing does.
     #[serde(skip_serializing_if = "Bootstrap::is_all")]
     pub bootstrap: Bootstrap,
+    /// A member keeps a snapshot of its data this often, minutes; 0 = never.
+    pub snapshot_minutes: u32,
+    /// ... and so many of them.
+    pub snapshots: u32,
+    /// The snapshot that the cluster's data comes from, where an operator restored one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
 }
 
 impl Default for Etcd {
     fn default() -> Self {
-        Self { heartbeat_ms: 50, election_ms: 500, quota_bytes: 4 << 30, bootstrap: Bootstrap::All }
+        Self {
+            heartbeat_ms: 50,
+            election_ms: 500,
+            quota_bytes: 4 << 30,
+            bootstrap: Bootstrap::All,
+            snapshot_minutes: 360,
+            snapshots: 4,
+            restore: None,
+        }
     }
+}
+
+/// What a restore is told to all members: data of before it is void, one member makes the snapshot its data, and the
+/// others join that one empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// The number of the seeding that began it: of two restores the one with the higher number counts.
+    pub number: u64,
+    /// Who makes the snapshot its data.
+    pub member: String,
+    /// Of the snapshot, 64 hex digits.
+    pub sha256: String,
 }
 
 /// What a first boot with members missing does.

@@ -61,6 +61,16 @@ pub const PKI: &str = "/etc/kubernetes/pki";
 pub const ETCD_DATA: &str = "/var/lib/etcd";
 /// `bootstrapping(digest)` or `formed`, beside the data directory.
 pub const ETCD_MARK: &str = "/var/lib/quorate/etcd-member.json";
+/// The number of the restore that etcd's data comes from ([`crate::node::Restore::number`]); absent = none.
+pub const ETCD_RESTORED: &str = "/var/lib/quorate/etcd-restored";
+/// Where a restore makes etcd's data; on the same file system, so that a rename puts it in its place.
+pub const ETCD_RESTORING: &str = "/var/lib/quorate/snapshots/restoring";
+/// What was etcd's data before a restore: kept until the next one.
+pub const ETCD_BEFORE: &str = "/var/lib/quorate/snapshots/before-restore";
+/// Snapshots of etcd's data.
+pub const SNAPSHOTS: &str = "/var/lib/quorate/snapshots";
+/// The one that is to be restored; with `-` and the number of the restore at its end.
+pub const SNAPSHOT_TO_RESTORE: &str = "/var/lib/quorate/snapshots/to-restore";
 /// Where a service's cgroup lies: `/sys/fs/cgroup/quorate/<service>`.
 pub const CGROUP: &str = "/sys/fs/cgroup/quorate";
 /// PID 1's own leaf.

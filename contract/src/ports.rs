@@ -10,6 +10,8 @@ pub const ETCD_METRICS: u16 = 2381;
 pub const MEMBERSHIP: u16 = 2382;
 /// The agent's word for load balancers, `ready` or `drain`: masters' node address.
 pub const READY: u16 = 2383;
+/// The agent's snapshots of etcd, https with a certificate of the etcd client CA: members' node address.
+pub const SNAPSHOTS: u16 = 2384;
 /// Kubernetes' API: the apiserver on the node address, HAProxy on the virtual IP.
 pub const API: u16 = 6443;
 /// HAProxy's Prometheus endpoint, and `/healthz` for whoever is in front of it: node address.

@@ -118,6 +118,18 @@ impl Cluster {
         c
     }
 
+    /// Runs a command of `quorate etcd` on it; its status, and all that it printed.
+    pub fn etcd(&self, words: &[&str]) -> (Output, String) {
+        let like = self.command(&[]);
+        let mut etcd = Command::new(program("quorate"));
+        // As a command of `quorate cluster`, but for that word.
+        etcd.current_dir(checkout()).arg("etcd").args(words).args(like.get_args().skip(1));
+        etcd.envs(like.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let out = etcd.output().expect("run");
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out, text)
+    }
+
     /// Runs a command; its status, and all that it printed.
     pub fn run(&self, words: &[&str]) -> (Output, String) {
         let out = self.command(words).output().expect("run");

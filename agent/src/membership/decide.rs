@@ -29,6 +29,9 @@ pub(crate) struct Answer {
     pub(crate) mark: Option<Mark>,
     /// Whether its etcd sees a leader.
     pub(crate) leader: bool,
+    /// The restore that its data comes from, 0 = none ([`super::restore`]).
+    #[serde(default)]
+    pub(crate) restore: u64,
 }
 
 /// What to do.
@@ -114,7 +117,7 @@ mod tests {
     }
 
     fn says(mark: Option<Mark>, leader: bool) -> Option<Answer> {
-        Some(Answer { mark, leader })
+        Some(Answer { mark, leader, restore: 0 })
     }
 
     fn others(answers: [Option<Answer>; 2]) -> BTreeMap<String, Option<Answer>> {
@@ -194,7 +197,7 @@ mod tests {
         /// Whatever is said: data is never bootstrapped over, and nobody bootstraps beside a member that has data.
         #[test]
         fn never_two_clusters(own_mark in mark(), log: bool, b in proptest::option::of((mark(), any::<bool>())), c in proptest::option::of((mark(), any::<bool>())), majority: bool) {
-            let answers = [b, c].map(|a| a.map(|(mark, leader)| Answer { mark, leader }));
+            let answers = [b, c].map(|a| a.map(|(mark, leader)| Answer { mark, leader, restore: 0 }));
             let somebody_formed = answers.iter().flatten().any(|a| a.mark == Some(Mark::Formed) || a.leader);
             let policy = if majority { Bootstrap::Majority } else { Bootstrap::All };
             let decision = decide(&own(own_mark.clone(), log), &others(answers), policy);

@@ -6,7 +6,8 @@
 //! it, synced before etcd's first start.
 //!
 //! [`decide`] is the rule, pure; [`mark`] is what is on disk; [`question`] is what members ask each
-//! other, [`join`] is how an empty one gets into a cluster that lives; `model` runs the rule through every schedule.
+//! other, [`join`] is how an empty one gets into a cluster that lives; `model` runs the rule through every schedule. What comes before it when an operator restores a
+//! snapshot is [`restore`].
 
 pub(crate) mod decide;
 pub(crate) mod join;
@@ -14,6 +15,7 @@ pub(crate) mod mark;
 #[cfg(test)]
 mod model;
 pub(crate) mod question;
+pub(crate) mod restore;
 
 use contract::node::NodeConfig;
 use sha2::{Digest, Sha256};

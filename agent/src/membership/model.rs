@@ -164,7 +164,7 @@ impl World {
         let node = &self.nodes[i];
         let own = Own { mark: mark(node.disk), log: node.log.is_some(), digest: "d".into() };
         let answer = |h: &Heard| match h {
-            Heard::Said(disk, leader) => Some(Answer { mark: mark(*disk), leader: *leader }),
+            Heard::Said(disk, leader) => Some(Answer { mark: mark(*disk), leader: *leader, restore: 0 }),
             _ => None,
         };
         let others: BTreeMap<String, Option<Answer>> =

@@ -163,9 +163,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let to = listener.local_addr().expect("an address");
         let server = identity(&ca);
-        std::thread::spawn(move || serve(&listener, &server, || Answer { mark: Some(Mark::Formed), leader: true }));
+        std::thread::spawn(move || {
+            serve(&listener, &server, || Answer { mark: Some(Mark::Formed), leader: true, restore: 2 })
+        });
         let answer = ask_at(&identity(&ca), to).expect("answered");
-        assert_eq!(answer, Answer { mark: Some(Mark::Formed), leader: true });
+        assert_eq!(answer, Answer { mark: Some(Mark::Formed), leader: true, restore: 2 });
         // Of another CA: neither believes the other.
         assert!(ask_at(&identity(&pki::ca()), to).is_err());
         shakes_hands(&identity(&ca), to).expect("a handshake");

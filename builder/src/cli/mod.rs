@@ -1,6 +1,7 @@
 //! Arguments: types only.
 
 pub(crate) mod cluster;
+pub(crate) mod etcd;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Seeds, and clusters of VMs
     Cluster(cluster::ClusterArgs),
+    /// Snapshots of a cluster's data, and the way back to one
+    Etcd(etcd::EtcdArgs),
     /// Break a cluster of VMs in every way of the fault table, and measure what its users see
     Chaos(Chaos),
     /// Draw where every millisecond of a boot went (SVG, critical path marked)

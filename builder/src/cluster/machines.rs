@@ -7,7 +7,7 @@ use crate::place::Refused;
 use anyhow::{Context, Result, ensure};
 use contract::image::Manifest;
 use contract::node::{Role, State};
-use contract::ports::ETCD_CLIENT;
+use contract::ports::{ETCD_CLIENT, SNAPSHOTS};
 use lab::accel::Accel;
 use lab::clock::Clock;
 use lab::cluster::Plan;
@@ -61,11 +61,11 @@ pub(crate) fn plan(spec: &Spec, file: &Path, lab: &Lab) -> Result<(Plan, Accel)>
     Ok((Plan { machines, forwards, gateway: spec.lab.gateway, tftp, seed: spec.lab.seed, clock, dir }, accel))
 }
 
-/// Ports of this machine: those that are named, and a free one for each etcd member and for the API.
+/// Ports of this machine: those that are named, and a free one or two for each etcd member and for the API.
 fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
     let mut all: Vec<_> = spec.lab.forward.iter().map(|f| (f.host, f.to)).collect();
     let members = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Etcd));
-    let members = members.map(|n| SocketAddr::new(n.address.addr(), ETCD_CLIENT));
+    let members = members.flat_map(|n| [ETCD_CLIENT, SNAPSHOTS].map(|port| SocketAddr::new(n.address.addr(), port)));
     for to in members.chain(api(spec)) {
         if all.iter().all(|(_, t)| *t != to) {
             all.push((SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), to));

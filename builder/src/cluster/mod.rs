@@ -1,6 +1,7 @@
 //! `quorate cluster …`: from a cluster.toml to seeds, and to VMs on this machine.
 
 pub(crate) mod chaos;
+pub(crate) mod etcd;
 mod leaders;
 pub(crate) mod machines;
 mod operate;

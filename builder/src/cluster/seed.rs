@@ -7,7 +7,7 @@ use crate::format::iso9660;
 use crate::place::Refused;
 use crate::store::{write_whole, write_whole_mode};
 use anyhow::{Context, Result};
-use contract::node::{self, Ca, NodeConfig, Pki, ProvidedBy, Role, State};
+use contract::node::{self, Ca, NodeConfig, Pki, ProvidedBy, Restore, Role, State};
 use metadata::assemble::{Files, Transport, assemble};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -29,6 +29,29 @@ pub(crate) fn dir_of(spec: &Spec, file: &Path, ending: &str) -> PathBuf {
 
 /// Makes and writes all seeds; returns their directory.
 pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
+    let before = restore(&dir_of(spec, file, "seed"))?;
+    write_with(spec, file, before.as_ref())
+}
+
+/// The restore that a cluster's data comes from, as its seeds tell it.
+pub(crate) fn restore(dir: &Path) -> Result<Option<Restore>> {
+    let path = dir.join(RESTORE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| format!("reading {}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Seeds all nodes anew, with a restore that members carry out when they start again.
+pub(crate) fn begin_restore(spec: &Spec, file: &Path, member: &str, sha256: &str) -> Result<Restore> {
+    let number = last_generation(&dir_of(spec, file, "seed")) + 1;
+    let restore = Restore { number, member: member.into(), sha256: sha256.into() };
+    write_with(spec, file, Some(&restore))?;
+    Ok(restore)
+}
+
+fn write_with(spec: &Spec, file: &Path, restore: Option<&Restore>) -> Result<PathBuf> {
     let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
     let dir = dir_of(spec, file, "seed");
     // The number of the seeding: a node takes the topology of a higher one.
@@ -36,7 +59,7 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
     let mut all = Vec::new();
     let mut problems = Vec::new();
     for node in &spec.nodes {
-        let files = files(spec, node, &secrets, generation)?;
+        let files = files(spec, node, &secrets, generation, restore)?;
         let parts = Files {
             user_data: Some(files.user_data.clone().into_bytes()),
             meta_data: Some(files.meta_data.clone().into_bytes()),
@@ -75,6 +98,9 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
     }
     write_whole(&dir.join("cluster-ca.crt"), secrets.authority("cluster-ca")?.cert.as_bytes())?;
     write_whole(&dir.join("etcd-server-ca.crt"), secrets.authority("etcd-server-ca")?.cert.as_bytes())?;
+    if let Some(restore) = restore {
+        write_whole(&dir.join(RESTORE), &serde_json::to_vec_pretty(restore)?)?;
+    }
     write_whole(&dir.join(MADE_FROM), digest_of(file)?.as_bytes())?;
     write_whole(&dir.join("generation"), format!("{generation}\n").as_bytes())?;
     crate::progress::say(&format!("secrets in {}, seeding {generation}", secrets.dir().display()));
@@ -83,6 +109,8 @@ pub(crate) fn write(spec: &Spec, file: &Path) -> Result<PathBuf> {
 
 /// Digest of the cluster.toml that seeds were made from.
 const MADE_FROM: &str = "made-from";
+/// The restore that the data comes from; absent: none.
+const RESTORE: &str = "restore.json";
 
 fn digest_of(file: &Path) -> Result<String> {
     let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
@@ -99,8 +127,13 @@ fn last_generation(dir: &Path) -> u64 {
     std::fs::read_to_string(dir.join("generation")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 
-fn files(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64) -> Result<NodeFiles> {
-    let config = config(spec, node, secrets, generation)?;
+fn files(spec: &Spec, node: &Node, secrets: &Secrets, generation: u64, restore: Option<&Restore>) -> Result<NodeFiles> {
+    let mut config = config(spec, node, secrets, generation)?;
+    if let (Some(etcd), Some(restore)) = (&mut config.etcd, restore) {
+        // Whoever was named may be a member no more; those that are have the data.
+        let member = config.members.keys().find(|m| **m == restore.member).or_else(|| config.members.keys().next());
+        etcd.restore = member.map(|m| Restore { member: m.clone(), ..restore.clone() });
+    }
     // JSON is YAML, quoted without ambiguity; one key per line of the outer level for people.
     let body = serde_json::to_string_pretty(&json!({ "quorate": config }))?;
     Ok(NodeFiles {

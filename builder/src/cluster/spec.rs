@@ -77,11 +77,19 @@ struct WrittenEtcd {
     heartbeat: String,
     election: String,
     quota: String,
+    snapshot_every: String,
+    snapshots: u32,
 }
 
 impl Default for WrittenEtcd {
     fn default() -> Self {
-        Self { heartbeat: "50ms".into(), election: "500ms".into(), quota: "4GiB".into() }
+        Self {
+            heartbeat: "50ms".into(),
+            election: "500ms".into(),
+            quota: "4GiB".into(),
+            snapshot_every: "6h".into(),
+            snapshots: 4,
+        }
     }
 }
 
@@ -380,7 +388,21 @@ fn etcd(w: &WrittenEtcd) -> Result<Etcd, Wrong> {
     }
     let quota_bytes = bytes(&w.quota)
         .ok_or_else(|| (w.quota.clone(), format!("etcd.quota: expected a size like \"4GiB\", found `{}`", w.quota)))?;
-    Ok(Etcd { heartbeat_ms, election_ms, quota_bytes, ..Etcd::default() })
+    let snapshot_minutes = minutes(&w.snapshot_every).ok_or_else(|| {
+        let text =
+            format!("etcd.snapshot_every: expected a time like \"6h\", \"30m\" or \"0\", found `{}`", w.snapshot_every);
+        (w.snapshot_every.clone(), text)
+    })?;
+    Ok(Etcd { heartbeat_ms, election_ms, quota_bytes, snapshot_minutes, snapshots: w.snapshots, ..Etcd::default() })
+}
+
+/// `6h`, `30m`; `0` = never.
+fn minutes(text: &str) -> Option<u32> {
+    match (text.strip_suffix('h'), text.strip_suffix('m')) {
+        (Some(n), _) => n.parse::<u32>().ok()?.checked_mul(60),
+        (None, Some(n)) => n.parse().ok(),
+        (None, None) => (text == "0").then_some(0),
+    }
 }
 
 /// `512MiB`, `4GiB`.

@@ -32,6 +32,26 @@ fn environment(spec: &Spec, file: &Path, status: &Status) -> Result<Vec<(&'stati
     Ok(all)
 }
 
+/// A snapshot of one member's data, whole or not at all: etcdctl writes beside the file, and checks what it wrote.
+pub(crate) fn save_snapshot(spec: &Spec, file: &Path, status: Option<&Status>, member: &str, out: &Path) -> Result<()> {
+    let seeds = std::path::absolute(dir_of(spec, file, "seed"))?;
+    let address = spec.nodes.iter().find(|n| n.name == member).map(|n| n.address.addr());
+    let own = || Some(std::net::SocketAddr::new(address?, contract::ports::ETCD_CLIENT));
+    let at = status.map_or_else(own, |s| s.etcd.get(member).copied());
+    let at = at.with_context(|| format!("{member} cannot be reached from here"))?;
+    let seconds = format!("{}s", (5.0 * status.map_or(1.0, |s| s.dilation)).ceil());
+    let mut command = Command::new(program(spec, "etcd", "etcdctl")?);
+    command.arg(format!("--endpoints=https://{at}")).arg(format!("--dial-timeout={seconds}"));
+    for (flag, name) in [("cacert", "etcd-server-ca.crt"), ("cert", "etcd-admin.crt"), ("key", "etcd-admin.key")] {
+        command.arg(format!("--{flag}={}", seeds.join(name).display()));
+    }
+    let done = command.args(["snapshot", "save"]).arg(out).output().context("running etcdctl")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    anyhow::ensure!(done.status.success(), "{}", last.trim());
+    Ok(())
+}
+
 /// Whether there is a Kubernetes to talk to.
 pub(crate) fn has_kubernetes(status: &Status) -> bool {
     status.api.is_some() && status.nodes.iter().any(|n| n.services.iter().any(|s| s.name == "kubelet"))

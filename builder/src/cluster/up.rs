@@ -136,7 +136,7 @@ fn all_ready(spec: &Spec, nodes: &[String]) -> Result<()> {
 }
 
 /// Shows the nodes' own lines until all are ready.
-fn follow(spec: &Spec, only: &[String], patience: Patience) -> Result<()> {
+pub(crate) fn follow(spec: &Spec, only: &[String], patience: Patience) -> Result<()> {
     let names: Vec<&str> = match only {
         [] => spec.nodes.iter().map(|n| n.name.as_str()).collect(),
         some => some.iter().map(String::as_str).collect(),

@@ -104,6 +104,8 @@ pub(crate) struct Status {
     pub(crate) forwards: Vec<(SocketAddr, SocketAddr)>,
     /// etcd's members by node, as this machine reaches them.
     pub(crate) etcd: BTreeMap<String, SocketAddr>,
+    /// Their snapshots, likewise.
+    pub(crate) snapshots: BTreeMap<String, SocketAddr>,
     /// The API at its virtual IP, as this machine reaches it.
     pub(crate) api: Option<SocketAddr>,
     /// What passed the switch's ports.

@@ -10,7 +10,7 @@ use crate::cluster::machines::{self, state_dir};
 use crate::cluster::spec::{self, Spec};
 use anyhow::{Context, Result};
 use contract::node::Role;
-use contract::ports::ETCD_CLIENT;
+use contract::ports::{ETCD_CLIENT, SNAPSHOTS};
 use contract::voice::ToNode;
 use lab::accel::Accel;
 use lab::cluster::Cluster;
@@ -223,11 +223,11 @@ impl Keeper {
             self.cluster.gateway().map(|g| g.forwards().to_vec()).unwrap_or_default();
         let here = |to: SocketAddr| forwards.iter().find(|(_, t)| *t == to).map(|(h, _)| *h);
         let nodes = &self.spec.nodes;
-        let etcd = nodes
-            .iter()
-            .filter(|n| n.roles.contains(&Role::Etcd))
-            .filter_map(|n| Some((n.name.clone(), here(SocketAddr::new(n.address.addr(), ETCD_CLIENT))?)));
-        let etcd = etcd.collect();
+        let members = |port| {
+            let with = nodes.iter().filter(|n| n.roles.contains(&Role::Etcd));
+            with.filter_map(|n| Some((n.name.clone(), here(SocketAddr::new(n.address.addr(), port))?))).collect()
+        };
+        let (etcd, snapshots) = (members(ETCD_CLIENT), members(SNAPSHOTS));
         let api = machines::api(&self.spec).and_then(here);
         let cluster = &mut self.cluster;
         let nodes = self.spec.nodes.iter().map(|n| node_status(cluster, n, &state_dir(&self.spec.cluster.name)));
@@ -241,6 +241,7 @@ impl Keeper {
             keeper_pid: std::process::id(),
             forwards,
             etcd,
+            snapshots,
             api,
             switch: self.cluster.switch().counters(),
         }

@@ -6,8 +6,8 @@
 //! come from its environment file.
 
 use super::{NodePlan, directory, owned};
-use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI};
-use contract::node::NodeConfig;
+use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI, SNAPSHOT};
+use contract::node::{NodeConfig, Restore};
 use contract::ports::{ETCD_CLIENT, ETCD_METRICS, ETCD_PEER};
 use contract::service::{Kills, Ready, Service};
 use contract::{paths, users};
@@ -17,6 +17,10 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
     plan.directories.push(directory(paths::ETCD_DATA, 0o700, users::ETCD));
     plan.directories.push(directory(&format!("{}/etcd", paths::PKI), 0o755, users::ROOT));
+    plan.directories.push(directory(paths::SNAPSHOTS, 0o700, users::ETCD));
+    if let Some(wanted) = config.etcd_settings().restore.filter(|r| r.member == config.name()) {
+        plan.services.extend(restore(config, &wanted));
+    }
     plan.services.push(Service {
         name: "etcd".into(),
         command: command(config),
@@ -43,6 +47,51 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
         last: false,
     });
 }
+
+/// Two programs that are run once, when the snapshot is there: the first makes etcd's data of it, the second puts that in
+/// its place. Where it was done on an earlier boot they end at once.
+fn restore(config: &NodeConfig, wanted: &Restore) -> [Service; 2] {
+    let number = wanted.number.to_string();
+    let once = |name: &str, user, needs: &[&str], command: Vec<String>| Service {
+        command,
+        user,
+        needs: owned(needs),
+        ready: Ready::Ended,
+        memory_max: None,
+        kills: Kills::Cgroup,
+        agent: false,
+        pids_max: Some(1024),
+        ..super::agent(name)
+    };
+    let peer = format!("https://{}", SocketAddr::new(config.node.address, ETCD_PEER));
+    let name = config.name();
+    // Kubernetes' watches must not find revisions again that they have seen already with other contents (etcd's
+    // documentation, "Restoring with revision bump").
+    let make = [
+        paths::AGENT,
+        "restore-etcd",
+        &number,
+        "/usr/bin/etcdutl",
+        "snapshot",
+        "restore",
+        &format!("{}-{number}", paths::SNAPSHOT_TO_RESTORE),
+        &format!("--data-dir={}", paths::ETCD_RESTORING),
+        &format!("--name={name}"),
+        &format!("--initial-cluster={name}={peer}"),
+        &format!("--initial-advertise-peer-urls={peer}"),
+        &format!("--initial-cluster-token={}-{number}", config.cluster.id),
+        &format!("--bump-revision={REVISIONS}"),
+        "--mark-compacted",
+    ];
+    let take = [paths::AGENT, "take-restored", &number];
+    [
+        once("etcd-restore", users::ETCD, &[SNAPSHOT], owned(&make)),
+        once("etcd-restored", users::ROOT, &["etcd-restore"], owned(&take)),
+    ]
+}
+
+/// More than a cluster writes between a snapshot and its loss.
+const REVISIONS: u64 = 1_000_000_000;
 
 fn command(config: &NodeConfig) -> Vec<String> {
     let etcd = config.etcd_settings();

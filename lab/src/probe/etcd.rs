@@ -106,6 +106,12 @@ impl Client {
         Ok((id, answer["leader"].as_str().filter(|l| *l != "0").map(String::from)))
     }
 
+    /// The newest revision that this member knows.
+    pub fn revision(&self) -> Result<u64> {
+        let answer = self.call("/v3/maintenance/status", &json!({}))?;
+        answer["header"]["revision"].as_str().unwrap_or("0").parse().context("a revision")
+    }
+
     fn member_list(&self) -> Result<Vec<Value>> {
         let answer = self.call("/v3/cluster/member/list", &json!({}))?;
         answer["members"].as_array().cloned().context("no members")

@@ -4,7 +4,7 @@
 
 pub mod api;
 pub mod etcd;
-mod tls;
+pub mod tls;
 
 pub use tls::Pair;
 

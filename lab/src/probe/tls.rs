@@ -10,7 +10,7 @@ use ureq::typestate::AgentScope;
 pub type Pair<'a> = (&'a str, &'a str);
 
 /// An HTTP client's settings.
-pub(crate) fn agent(ca: &str, pair: Option<Pair<'_>>) -> Result<ConfigBuilder<AgentScope>> {
+pub fn agent(ca: &str, pair: Option<Pair<'_>>) -> Result<ConfigBuilder<AgentScope>> {
     let own = pair
         .map(|(cert, key)| -> Result<ClientCert> {
             let chain = [Certificate::from_pem(cert.as_bytes())?.to_owned()];

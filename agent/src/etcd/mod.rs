@@ -1,6 +1,17 @@
 //! etcd's JSON gateway (its `api/etcdserverpb/rpc.proto` as grpc-gateway maps it), of the member on this node or of
 //! another one when this node joins, with the agent's certificate; of those that a master's apiserver has, with that one's.
 //! 64-bit numbers are strings in JSON.
+//!
+//! | question | file |
+//! |---|---|
+//! | what is asked of etcd? | here |
+//! | what do members need now and then? | `upkeep.rs` |
+//! | which snapshots are kept? | `shelf.rs` |
+//! | how do they come and go? | `serve.rs` |
+
+pub(crate) mod serve;
+pub(crate) mod shelf;
+pub(crate) mod upkeep;
 
 use base64::Engine;
 use contract::kube::APISERVER;
@@ -9,6 +20,7 @@ use contract::paths::PKI;
 use contract::ports::ETCD_CLIENT;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -29,18 +41,49 @@ pub(crate) struct Status {
     #[serde(rename = "isLearner")]
     pub(crate) is_learner: bool,
     header: Header,
+    /// Its file. Bytes, as the next two.
+    #[serde(rename = "dbSize", deserialize_with = "number")]
+    pub(crate) size: u64,
+    /// What of it is in use.
+    #[serde(rename = "dbSizeInUse", deserialize_with = "number")]
+    pub(crate) in_use: u64,
+    /// What it may be.
+    #[serde(rename = "dbSizeQuota", deserialize_with = "number")]
+    pub(crate) quota: u64,
+    /// What is wrong with it, alarms among it.
+    errors: Vec<String>,
+}
+
+fn number<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Header {
     member_id: String,
+    revision: String,
 }
 
 impl Status {
     /// Whether it sees a leader.
     pub(crate) fn sees_leader(&self) -> bool {
         !matches!(&*self.leader, "" | "0")
+    }
+
+    /// Whether it is the leader.
+    pub(crate) fn is_leader(&self) -> bool {
+        self.sees_leader() && self.leader == self.header.member_id
+    }
+
+    /// Whether the quota was used up, so that nothing is written any more.
+    pub(crate) fn has_alarm(&self) -> bool {
+        self.errors.iter().any(|e| e.contains("NOSPACE"))
+    }
+
+    /// The newest revision.
+    pub(crate) fn revision(&self) -> &str {
+        &self.header.revision
     }
 
     /// Its id.
@@ -65,6 +108,12 @@ pub(crate) struct Member {
 #[serde(default)]
 struct Members {
     members: Vec<Member>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Alarms {
+    alarms: Vec<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,6 +190,52 @@ impl Gateway {
         self.call::<Range>("kv/range", &body).map(|r| !r.kvs.is_empty())
     }
 
+    /// Forgets revisions before this one (etcd calls it compaction).
+    fn forget_before(&self, revision: &str) -> Result<(), String> {
+        self.call::<Value>("kv/compaction", &json!({ "revision": revision, "physical": true })).map(|_| ())
+    }
+
+    /// The member gives back what it does not use; it answers nobody meanwhile.
+    fn defragment(&self) -> Result<(), String> {
+        self.call::<Value>("maintenance/defragment", &json!({})).map(|_| ())
+    }
+
+    /// Takes all members' alarms of a used-up quota away.
+    fn disarm(&self) -> Result<(), String> {
+        let body = |member: &Value| json!({ "action": "DEACTIVATE", "memberID": member, "alarm": "NOSPACE" });
+        let alarms: Alarms = self.call("maintenance/alarm", &json!({ "action": "GET" }))?;
+        alarms
+            .alarms
+            .iter()
+            .try_for_each(|a| self.call::<Value>("maintenance/alarm", &body(&a["memberID"])).map(|_| ()))
+    }
+
+    /// Writes a snapshot of the member's data, as `etcdctl snapshot save` has it.
+    fn snapshot(&self, out: &mut dyn Write) -> Result<(), String> {
+        let what = "maintenance/snapshot";
+        let response =
+            self.agent.post(format!("{}/v3/{what}", self.url)).send("{}").map_err(|e| format!("{what}: {e}"))?;
+        let status = response.status();
+        let mut lines = BufReader::new(response.into_body().into_reader());
+        let mut left = None;
+        loop {
+            let mut line = Vec::new();
+            (&mut lines).take(ANSWER_MAX).read_until(b'\n', &mut line).map_err(|e| format!("{what}: {e}"))?;
+            if line.is_empty() {
+                break;
+            }
+            let said = serde_json::from_slice::<Value>(&line).map_err(|e| format!("{what}: {e}"))?;
+            let Some(part) = said.get("result").filter(|_| status.is_success()) else {
+                return Err(format!("{what}: {}", refusal(&said.get("error").unwrap_or(&said).to_string())));
+            };
+            let blob = part["blob"].as_str().unwrap_or_default();
+            let bytes = base64::engine::general_purpose::STANDARD.decode(blob).map_err(|e| format!("{what}: {e}"))?;
+            out.write_all(&bytes).map_err(|e| format!("writing: {e}"))?;
+            left = Some(part["remaining_bytes"].as_str().unwrap_or("0") == "0");
+        }
+        if left == Some(true) { Ok(()) } else { Err(format!("{what}: it ended before its end")) }
+    }
+
     /// Takes a member out; answers who is left.
     pub(crate) fn remove(&self, id: &str) -> Result<Vec<Member>, String> {
         self.call::<Members>("cluster/member/remove", &json!({ "ID": id })).map(|m| m.members)
@@ -209,9 +304,14 @@ mod tests {
 
     #[test]
     fn reads_etcds_answers() {
-        let led = r#"{"header":{"member_id":"372"},"version":"3.7.3","leader":"10276657743932975437","raftTerm":"2"}"#;
+        let led = r#"{"header":{"member_id":"372","revision":"9"},"version":"3.7.3","leader":"10276657743932975437","raftTerm":"2","dbSize":"20480","dbSizeInUse":"16384","dbSizeQuota":"2147483648"}"#;
         let status: Status = serde_json::from_str(led).expect("a status");
         assert!(status.sees_leader() && !status.is_learner && status.id() == "372");
+        assert!(!status.is_leader() && !status.has_alarm() && status.revision() == "9");
+        assert_eq!((status.size, status.in_use, status.quota), (20_480, 16_384, 2_147_483_648));
+        let full = r#"{"header":{"member_id":"7"},"leader":"7","errors":["memberID:7 alarm:NOSPACE "]}"#;
+        let full: Status = serde_json::from_str(full).expect("a status");
+        assert!(full.is_leader() && full.has_alarm());
         for leaderless in [r#"{"leader":"0","isLearner":true}"#, "{}"] {
             assert!(!serde_json::from_str::<Status>(leaderless).expect("a status").sees_leader());
         }

@@ -1,0 +1,213 @@
+//! What etcd's members need now and then: a snapshot of each one's data, room given back after compaction, and a way out when
+//! the quota is used up.
+//!
+//! Snapshots are each member's own. The rest is done by the agent beside the leader, for all members: so one is defragmented
+//! at a time, and the leader last (a member answers nobody meanwhile: etcd's documentation, "Maintenance").
+//! Revisions are compacted by the apiserver; here only when nothing can be written any more.
+
+use super::{Gateway, Status, shelf};
+use crate::channel::Channel;
+use crate::clock;
+use contract::node::{NodeConfig, State};
+use std::time::{Duration, Instant};
+
+/// Members are looked at this often: nobody announces an alarm.
+const LOOK: Duration = Duration::from_secs(10);
+/// Between two rounds of defragmentation, where no alarm asks for one.
+const ROUNDS: Duration = Duration::from_secs(3600);
+/// A member copies its data when it is defragmented; a gigabyte takes seconds.
+const DEFRAGMENTING: Duration = Duration::from_secs(300);
+/// A snapshot is as long as the data.
+const TAKING: Duration = Duration::from_secs(1800);
+/// Of a quota: what is worth giving back at least, and from where on people are told. Percent.
+const WORTH: u64 = 6;
+const FULL: u64 = 80;
+
+/// A member as the leader's agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) name: String,
+    pub(crate) is_leader: bool,
+    /// Its file, what of it is in use, what it may be. Bytes.
+    pub(crate) size: u64,
+    pub(crate) in_use: u64,
+    pub(crate) quota: u64,
+    /// Nothing can be written: the quota is, or was, used up.
+    pub(crate) alarm: bool,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Old revisions go.
+    Forget,
+    /// A member gives room back.
+    Defragment(String),
+    /// Writing goes on, if there is room now.
+    Disarm,
+    /// To people.
+    Say(String),
+}
+
+/// Decides. `is_time`: the last round was long enough ago.
+pub(crate) fn plan(members: &[Seen], is_time: bool) -> Vec<Chore> {
+    let mut order: Vec<&Seen> = members.iter().collect();
+    order.sort_by_key(|m| m.is_leader);
+    let defragment = |m: &&Seen| Chore::Defragment(m.name.clone());
+    if members.iter().any(|m| m.alarm) {
+        let rooms = order.iter().map(defragment);
+        return std::iter::once(Chore::Forget).chain(rooms).chain([Chore::Disarm]).collect();
+    }
+    let is_worth = |m: &&&Seen| {
+        let idle = m.size.saturating_sub(m.in_use);
+        idle >= m.quota / 100 * WORTH && idle >= m.size / 2
+    };
+    let fragmented: Vec<Chore> = order.iter().filter(is_worth).map(defragment).collect();
+    if is_time && !fragmented.is_empty() {
+        return fragmented;
+    }
+    let full = order.iter().filter(|m| m.quota > 0 && m.in_use >= m.quota / 100 * FULL);
+    let say = |m: &&Seen| {
+        let (used, quota) = (m.in_use >> 20, m.quota >> 20);
+        Chore::Say(format!(
+            "etcd's data takes {used} of the {quota} MiB that it may (etcd.quota); when they are used up, nothing is written"
+        ))
+    };
+    full.map(say).take(1).collect()
+}
+
+/// Whether there is room again after a round.
+pub(crate) fn has_room(members: &[Seen]) -> bool {
+    members.iter().all(|m| m.size < m.quota / 100 * FULL)
+}
+
+/// In a thread of its own, for ever.
+pub(crate) fn start(config: &NodeConfig, channel: Channel) {
+    let mut upkeep =
+        Upkeep { config: config.clone(), channel, since: clock::now(), round: Instant::now(), told: String::new() };
+    std::thread::spawn(move || {
+        loop {
+            // Nothing of this is what a node waits for: what failed is said, and tried again.
+            if let Err(e) = upkeep.once() {
+                eprintln!("etcd's upkeep: {e}");
+            }
+            std::thread::sleep(LOOK);
+        }
+    });
+}
+
+struct Upkeep {
+    config: NodeConfig,
+    channel: Channel,
+    /// Since when there could have been a snapshot, seconds since the epoch.
+    since: u64,
+    /// When the last round was.
+    round: Instant,
+    /// What was said last.
+    told: String,
+}
+
+impl Upkeep {
+    fn once(&mut self) -> Result<(), String> {
+        let own = Gateway::local()?.status()?;
+        self.snapshot(&own)?;
+        if !own.is_leader() {
+            return Ok(());
+        }
+        let members = self.look()?;
+        for chore in plan(&members, self.round.elapsed() >= ROUNDS) {
+            self.do_it(&chore, &own)?;
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, text: String) -> Result<(), String> {
+        if self.told != text {
+            self.channel.notice(text.clone())?;
+            self.told = text;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, own: &Status) -> Result<(), String> {
+        let etcd = self.config.etcd_settings();
+        let every = u64::from(etcd.snapshot_minutes) * 60;
+        let now = clock::now();
+        self.since = self.since.min(now);
+        // In memory they would be lost with what they are of.
+        if !matches!(self.config.state, State::Disk(_)) || !shelf::is_due(&shelf::list(), self.since, every, now) {
+            return Ok(());
+        }
+        let keep = usize::try_from(etcd.snapshots).unwrap_or(usize::MAX);
+        if keep == 0 {
+            return Ok(());
+        }
+        let gateway = Gateway::within(std::net::Ipv4Addr::LOCALHOST.into(), TAKING)?;
+        if let Err(e) = shelf::add(keep, own.size, now, |out| gateway.snapshot(out)) {
+            self.say(format!("no snapshot of etcd's data: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// All members; an error while one of them does not answer: it is no time for another one to be silent.
+    fn look(&self) -> Result<Vec<Seen>, String> {
+        let seen = |(name, address): (&String, &std::net::IpAddr)| {
+            let s = Gateway::to(*address)?.status()?;
+            let (is_leader, alarm) = (s.is_leader(), s.has_alarm());
+            let name = name.clone();
+            Ok(Seen { name, is_leader, size: s.size, in_use: s.in_use, quota: s.quota, alarm })
+        };
+        self.config.members.iter().map(seen).collect()
+    }
+
+    fn do_it(&mut self, chore: &Chore, own: &Status) -> Result<(), String> {
+        match chore {
+            Chore::Forget => {
+                self.channel.notice("etcd used up its quota: old revisions go, and members give room back")?;
+                Gateway::local()?.forget_before(own.revision())
+            }
+            Chore::Defragment(name) => {
+                let address = self.config.members.get(name).ok_or("no such member")?;
+                self.round = Instant::now();
+                Gateway::within(*address, DEFRAGMENTING)?.defragment()
+            }
+            Chore::Disarm if has_room(&self.look()?) => {
+                Gateway::local()?.disarm()?;
+                self.channel.notice("etcd has room again: writing goes on")
+            }
+            Chore::Disarm => {
+                self.say("etcd's quota is used up by what is in use; hint: delete, or raise etcd.quota".into())
+            }
+            Chore::Say(text) => self.say(text.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(name: &str, is_leader: bool, size: u64, in_use: u64) -> Seen {
+        Seen { name: name.into(), is_leader, size, in_use, quota: 1000, alarm: false }
+    }
+
+    #[test]
+    fn the_leader_is_the_last() {
+        let members = [seen("a", true, 900, 100), seen("b", false, 900, 100), seen("c", false, 900, 800)];
+        let both = vec![Chore::Defragment("b".into()), Chore::Defragment("a".into())];
+        assert_eq!(plan(&members, true), both, "and who uses its file is left alone");
+        let say = plan(&members, false);
+        assert!(matches!(&say[..], [Chore::Say(_)]), "{say:?}");
+        assert_eq!(plan(&[seen("a", true, 50, 1)], true), [], "not worth the silence");
+    }
+
+    #[test]
+    fn out_of_an_alarm() {
+        let mut members = [seen("a", true, 1000, 500), seen("b", false, 1000, 500)];
+        members[1].alarm = true;
+        let all = ["b", "a"].map(|n| Chore::Defragment(n.into()));
+        let [b, a] = all;
+        assert_eq!(plan(&members, false), [Chore::Forget, b, a, Chore::Disarm]);
+        assert!(!has_room(&members) && has_room(&[seen("a", true, 500, 500)]));
+    }
+}
