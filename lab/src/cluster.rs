@@ -72,6 +72,8 @@ pub struct Cluster {
     gateway: Option<Gateway>,
     pub(crate) switch: Switch,
     pub(crate) clock: Clock,
+    /// What the guests' clocks said when the cluster began, milliseconds since the epoch.
+    pub(crate) epoch_ms: i64,
     events: Vec<Event>,
 }
 
@@ -91,7 +93,25 @@ impl Cluster {
         };
         let place = |m: &Machine| Place { machine: m.clone(), vm: None, began_ms: 0, said_before: 0, past: Vec::new() };
         let places = plan.machines.iter().map(|m| (m.name.clone(), place(m))).collect();
-        Ok(Self { places, gateway, switch, clock: plan.clock, events: Vec::new() })
+        let epoch_ms = jiff::Timestamp::now().as_millisecond();
+        Ok(Self { places, gateway, switch, clock: plan.clock, epoch_ms, events: Vec::new() })
+    }
+
+    /// A place for another machine; it is off.
+    pub fn add(&mut self, machine: Machine) {
+        let name = machine.name.clone();
+        let place = Place { machine, vm: None, began_ms: 0, said_before: 0, past: Vec::new() };
+        self.places.insert(name.clone(), place);
+        self.note(&name, "is new");
+    }
+
+    /// Takes a node's place away; its power is cut if it is on.
+    pub fn remove(&mut self, name: &str) -> Result<()> {
+        self.remember(name);
+        let place = self.places.remove(name).with_context(|| format!("there is no node `{name}`"))?;
+        self.events.extend(place.past);
+        self.note(name, "is gone");
+        Ok(())
     }
 
     /// Boots all nodes at once.
@@ -130,7 +150,9 @@ impl Cluster {
         }
         let cable = self.switch.plug(name)?;
         let now = self.now_ms();
+        let date = self.date_ms() / 1000;
         let place = self.place(name)?;
+        place.machine.date = Some(date);
         place.vm = Some(Vm::start_on(&place.machine, Some(&cable), None)?);
         place.began_ms = now;
         place.said_before = 0;
@@ -239,6 +261,11 @@ impl Cluster {
     /// Guest milliseconds since the cluster began.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.switch.now().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What the guests' clocks say, unless one was set: milliseconds since the epoch.
+    pub(crate) fn date_ms(&self) -> i64 {
+        self.epoch_ms.saturating_add_unsigned(self.now_ms())
     }
 
     /// A moment as guest milliseconds since the cluster began.

@@ -38,6 +38,8 @@ pub struct Machine {
     pub accel: Accel,
     /// How fast its clock runs.
     pub clock: Clock,
+    /// What its hardware clock says at power on, seconds since the epoch; none = this machine's time.
+    pub date: Option<i64>,
     /// Where its logs go.
     pub dir: PathBuf,
 }
@@ -98,16 +100,10 @@ impl Machine {
         let mut add = |words: &[&str]| a.extend(words.iter().map(ToString::to_string));
         add(&["-name", &self.name, "-M", "pc"]);
         add(&self.accel.arguments());
-        add(&[
-            "-m",
-            &self.memory.to_string(),
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-rtc",
-            "base=utc",
-        ]);
+        add(&["-m", &self.memory.to_string(), "-nodefaults", "-no-user-config", "-display", "none"]);
+        // It goes as fast as the guest does, and goes on from where it was when a saved machine does: a node that starts again
+        // must not find itself hours ahead of the others, which trust no certificate of the future.
+        add(&["-rtc", &format!("base={},clock=vm", self.date.map_or_else(|| "utc".into(), date))]);
         add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initrd)]);
         add(&["-append", &format!("{}{}{}", self.cmdline, self.accel.cmdline(), self.clock.cmdline())]);
         add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
@@ -158,6 +154,12 @@ impl Disk {
     }
 }
 
+/// As QEMU wants it, UTC.
+fn date(seconds: i64) -> String {
+    let at = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    at.strftime("%Y-%m-%dT%H:%M:%S").to_string()
+}
+
 fn text(path: &std::path::Path) -> String {
     path.display().to_string()
 }
@@ -183,11 +185,13 @@ mod tests {
             serial: Some("ds=nocloud;s=http://10.77.0.1:80/a,b/".into()),
             accel: Accel::Tcg,
             clock: Clock::new(1.0).expect("real time"),
+            date: Some(1_795_661_280),
             dir: "/tmp".into(),
         };
         let line = m.arguments(Some(Path::new("/s/it's"))).join(" ");
         for want in [
             "-accel tcg,thread=single -cpu max -smp 1",
+            "-rtc base=2026-11-26T02:48:00,clock=vm",
             "-append console=ttyS0 clearcpuid=cx16",
             "hostfwd=tcp:127.0.0.1:0-10.77.0.31:2379",
             "serial=ds=nocloud;s=http://10.77.0.1:80/a,,b/",

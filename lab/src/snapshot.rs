@@ -28,8 +28,10 @@ const UNLIMITED: u64 = 1 << 50;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// Schema: 1.
+    /// Schema: 2.
     pub version: u32,
+    /// What their clocks said, milliseconds since the epoch.
+    pub date_ms: i64,
     /// Nodes that were on.
     pub nodes: BTreeMap<String, Frozen>,
 }
@@ -111,7 +113,7 @@ impl Cluster {
             }
             nodes.insert(name.clone(), Frozen { uptime_ms, machine: shape(machine)? });
         }
-        let text = serde_json::to_vec_pretty(&Snapshot { version: 1, nodes })?;
+        let text = serde_json::to_vec_pretty(&Snapshot { version: 2, date_ms: self.date_ms(), nodes })?;
         std::fs::write(dir.join("snapshot.json"), text)?;
         Ok(())
     }
@@ -121,7 +123,9 @@ impl Cluster {
     pub fn restore(&mut self, dir: &Path) -> Result<()> {
         let path = dir.join("snapshot.json");
         let text = std::fs::read(&path).with_context(|| format!("no snapshot at {}", dir.display()))?;
-        let snapshot: Snapshot = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+        let snapshot: Snapshot = serde_json::from_slice(&text).with_context(|| {
+            format!("{}; hint: a snapshot of an earlier version: boot the cluster and save it anew", path.display())
+        })?;
         for (name, frozen) in &snapshot.nodes {
             let now = shape(&self.place(name)?.machine)?;
             ensure!(
@@ -160,6 +164,7 @@ impl Cluster {
             migrated(self.vm(name)?, name)?;
         }
         let now = self.now_ms();
+        self.epoch_ms = snapshot.date_ms.saturating_sub_unsigned(now);
         for (name, frozen) in &snapshot.nodes {
             let place = self.place(name)?;
             place.began_ms = now.saturating_sub(frozen.uptime_ms);

@@ -112,7 +112,7 @@ impl Cluster {
         c.env("XDG_STATE_HOME", self.dir.path().join("state")).env("XDG_RUNTIME_DIR", self.dir.path());
         let file = self.dir.path().join("cluster.toml");
         match words.first() {
-            Some(&("up" | "status" | "down" | "env" | "seed")) => c.arg(file),
+            Some(&("up" | "status" | "down" | "env" | "seed" | "apply")) => c.arg(file),
             _ => c.arg("--cluster").arg(file),
         };
         c

@@ -137,6 +137,7 @@ impl Node {
             serial: None,
             accel: self.accel,
             clock: self.clock,
+            date: None,
             dir: self.dir.path().to_owned(),
         })
     }

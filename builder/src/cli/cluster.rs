@@ -67,6 +67,23 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "TIME", value_parser = milliseconds)]
         timeout: Option<f64>,
     },
+    /// Make the running cluster what cluster.toml says now: nodes go, learn what is new, come
+    #[command(
+        after_help = "Nodes that are not in the file any more leave in order (etcd, their pods, the API) and are powered off; those that \
+stay take what is new to them while they run, one after the other; new ones are started. A node's name, address of a member, roles, disk \
+and CAs are its identity: take it out, and add another. A node that was taken out must be wiped before it comes back under its old name; \
+here its disk goes with it."
+    )]
+    Apply {
+        /// The cluster
+        file: Option<PathBuf>,
+        /// How it runs.
+        #[command(flatten)]
+        lab: Lab,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// What runs, in which state
     Status {
         /// The cluster

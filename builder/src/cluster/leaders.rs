@@ -1,14 +1,13 @@
 //! Who leads: of etcd's members, and of the programs of the control plane of which one at a time does the work. Asked of the
 //! cluster itself, through the gateway's ports.
 
-use super::secrets::Secrets;
 use super::seed::dir_of;
 use super::spec::Spec;
-use super::talk::has_kubernetes;
+use super::talk::{administrator, has_kubernetes};
 use crate::keeper::Status;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::clock::Clock;
-use lab::probe::{api, etcd};
+use lab::probe::etcd;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
@@ -44,7 +43,7 @@ pub(crate) fn ask(spec: &Spec, file: &Path, status: &Status) -> Leaders {
                 })
             })
             .collect();
-        let lease = |name: &'static str| scope.spawn(move || holder(spec, file, status, clock, name).ok().flatten());
+        let lease = |name: &'static str| scope.spawn(move || holder(spec, file, status, name).ok().flatten());
         let leases = [lease("kube-controller-manager"), lease("kube-scheduler")];
         let said: Vec<_> = members.into_iter().filter_map(|m| m.join().ok().flatten()).collect();
         let [controller_manager, scheduler] = leases.map(|l| l.join().ok().flatten());
@@ -64,13 +63,35 @@ fn led_by(said: &[(String, String, Option<String>)]) -> Option<String> {
 }
 
 /// The node on which the holder of a lease runs; none where that node is off.
-fn holder(spec: &Spec, file: &Path, status: &Status, clock: Clock, lease: &str) -> Result<Option<String>> {
-    let api = status.api.filter(|_| has_kubernetes(status)).context("no API")?;
-    let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
-    let (ca, admin) = (secrets.authority("cluster-ca")?.cert, secrets.kubernetes_admin()?);
-    let client = api::Client::with(api, &ca, Some((&admin.cert, &admin.key)), PATIENCE, clock)?;
+fn holder(spec: &Spec, file: &Path, status: &Status, lease: &str) -> Result<Option<String>> {
+    ensure!(has_kubernetes(status), "no API");
+    let client = administrator(spec, file, status, PATIENCE)?;
     let lease: serde_json::Value = serde_json::from_str(&client.get(&format!("{LEASES}/{lease}"))?)?;
     Ok(node_of(lease["spec"]["holderIdentity"].as_str().unwrap_or_default()).filter(|n| is_on(status, n)))
+}
+
+/// A master's apiserver, as the API knows its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiserverPod {
+    /// Of its manifest.
+    pub(crate) hash: String,
+    pub(crate) is_ready: bool,
+}
+
+/// Asks for it.
+pub(crate) fn apiserver_of(
+    spec: &Spec,
+    file: &Path,
+    now: &Status,
+    node: &str,
+    bound: Duration,
+) -> Result<ApiserverPod> {
+    let path = format!("/api/v1/namespaces/kube-system/pods/kube-apiserver-{node}");
+    let pod: serde_json::Value = serde_json::from_str(&administrator(spec, file, now, bound)?.get(&path)?)?;
+    let hash = pod["metadata"]["annotations"]["kubernetes.io/config.hash"].as_str().context("a pod without a hash")?;
+    let ready = |c: &serde_json::Value| c["type"] == "Ready" && c["status"] == "True";
+    let is_ready = pod["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(ready));
+    Ok(ApiserverPod { hash: hash.to_owned(), is_ready })
 }
 
 /// A holder's identity is its host's name, `_` and a number of its own.

@@ -62,7 +62,7 @@ pub(crate) fn plan(spec: &Spec, file: &Path, lab: &Lab) -> Result<(Plan, Accel)>
 }
 
 /// Ports of this machine: those that are named, and a free one or two for each etcd member and for the API.
-fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
+pub(crate) fn forwards(spec: &Spec) -> Vec<(SocketAddr, SocketAddr)> {
     let mut all: Vec<_> = spec.lab.forward.iter().map(|f| (f.host, f.to)).collect();
     let members = spec.nodes.iter().filter(|n| n.roles.contains(&Role::Etcd));
     let members = members.flat_map(|n| [ETCD_CLIENT, SNAPSHOTS].map(|port| SocketAddr::new(n.address.addr(), port)));
@@ -80,7 +80,7 @@ pub(crate) fn api(spec: &Spec) -> Option<SocketAddr> {
 }
 
 /// The machines.
-fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock) -> Result<Vec<Machine>> {
+pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock) -> Result<Vec<Machine>> {
     let dir = state_dir(&spec.cluster.name);
     let state_bytes = bytes(&spec.lab.state_size).context("lab.state_size: expected a size like \"8GiB\"")?;
     spec.nodes
@@ -113,6 +113,7 @@ fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock
                 serial: None,
                 accel,
                 clock,
+                date: None,
                 dir: dir.clone(),
             })
         })

@@ -1,5 +1,6 @@
 //! `quorate cluster …`: from a cluster.toml to seeds, and to VMs on this machine.
 
+mod apply;
 pub(crate) mod chaos;
 pub(crate) mod etcd;
 mod leaders;
@@ -7,7 +8,7 @@ pub(crate) mod machines;
 mod operate;
 mod probe;
 mod secrets;
-mod seed;
+pub(crate) mod seed;
 pub(crate) mod show;
 pub(crate) mod spec;
 mod talk;
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         Command::Console { node, no_follow, which } => {
             operate::print(which, &Request::Console { node: node.clone(), follow: !no_follow })
         }
+        Command::Apply { file, lab, dry_run } => apply::apply(file.as_deref(), lab, *dry_run),
         Command::Kill { nodes, which } => operate::request(which, &Request::Kill { nodes: nodes.clone() }),
         Command::Start { nodes, no_wait, which } => {
             operate::request(which, &Request::Start { nodes: nodes.clone() })?;

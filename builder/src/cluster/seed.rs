@@ -87,7 +87,7 @@ fn write_with(spec: &Spec, file: &Path, restore: Option<&Restore>) -> Result<Pat
         for (name, bytes) in parts {
             write_whole_mode(&own.join(name), bytes, 0o600)?;
         }
-        write_whole_mode(&own.join("seed.iso"), &iso9660::write("cidata", &parts)?, 0o600)?;
+        write_medium(&own.join("seed.iso"), iso9660::write("cidata", &parts)?)?;
     }
     let admin = secrets.etcd_admin()?;
     keep(&dir.join("etcd-admin.key"), &admin.key)?;
@@ -117,13 +117,51 @@ fn digest_of(file: &Path) -> Result<String> {
     Ok(crate::digest::sha256(&bytes))
 }
 
+/// The nodes that were seeded before, and to which a new seed would say something new; and whether that is of etcd's members.
+pub(crate) fn differing(spec: &Spec, file: &Path) -> Result<BTreeMap<String, bool>> {
+    let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
+    let dir = dir_of(spec, file, "seed");
+    let (generation, restore) = (last_generation(&dir), restore(&dir)?);
+    let mut differing = BTreeMap::new();
+    for node in &spec.nodes {
+        let own = dir.join(&node.name);
+        let Ok(before) = std::fs::read_to_string(own.join("user-data")) else { continue };
+        let network = std::fs::read_to_string(own.join("network-config")).unwrap_or_default();
+        let now = files(spec, node, &secrets, generation, restore.as_ref())?;
+        if now.user_data != before || now.network_config != network {
+            differing.insert(node.name.clone(), members_of(&before) != members_of(&now.user_data));
+        }
+    }
+    Ok(differing)
+}
+
+fn members_of(user_data: &str) -> Option<serde_json::Value> {
+    let body = user_data.strip_prefix("#cloud-config\n")?;
+    Some(serde_json::from_str::<serde_json::Value>(body).ok()?["quorate"]["members"].clone())
+}
+
+/// A VM that runs reads its seed's medium when it is told to: so that it finds the new one there, that is written where the
+/// old one is, and is always of the same size. A crash meanwhile leaves half of one, which no node takes, until the next seeding.
+fn write_medium(path: &Path, mut image: Vec<u8>) -> Result<()> {
+    let size = image.len().next_multiple_of(MEDIUM);
+    image.resize(size, 0);
+    if std::fs::metadata(path).is_ok_and(|m| m.len() == size as u64) {
+        return std::fs::write(path, &image).with_context(|| format!("writing {}", path.display()));
+    }
+    write_whole_mode(path, &image, 0o600)
+}
+
+/// Bytes: a node of a large cluster has not twice as many.
+const MEDIUM: usize = 512 << 10;
+
 /// Whether there are seeds of the description as it is now.
 pub(crate) fn is_current(spec: &Spec, file: &Path) -> Result<bool> {
     let made_from = std::fs::read_to_string(dir_of(spec, file, "seed").join(MADE_FROM)).unwrap_or_default();
     Ok(made_from == digest_of(file)?)
 }
 
-fn last_generation(dir: &Path) -> u64 {
+/// The number of the last seeding; 0 = none.
+pub(crate) fn last_generation(dir: &Path) -> u64 {
     std::fs::read_to_string(dir.join("generation")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 

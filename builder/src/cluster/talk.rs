@@ -8,8 +8,11 @@ use crate::keeper::Status;
 use crate::keeper::client::{status as ask_status, which};
 use anyhow::{Context, Result, bail, ensure};
 use contract::node::Role;
+use lab::clock::Clock;
+use lab::probe::api::Client;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Variables for etcdctl and kubectl.
 fn environment(spec: &Spec, file: &Path, status: &Status) -> Result<Vec<(&'static str, String)>> {
@@ -30,6 +33,14 @@ fn environment(spec: &Spec, file: &Path, status: &Status) -> Result<Vec<(&'stati
         all.push(("KUBECONFIG", kubeconfig(spec, file, status)?.display().to_string()));
     }
     Ok(all)
+}
+
+/// The administrator, at the virtual IP.
+pub(crate) fn administrator(spec: &Spec, file: &Path, now: &Status, patience: Duration) -> Result<Client> {
+    let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
+    let (ca, admin) = (secrets.authority("cluster-ca")?.cert, secrets.kubernetes_admin()?);
+    let to = now.api.context("the API cannot be reached from here; hint: lab.gateway = true")?;
+    Client::with(to, &ca, Some((&admin.cert, &admin.key)), patience, Clock::new(now.dilation)?)
 }
 
 /// A snapshot of one member's data, whole or not at all: etcdctl writes beside the file, and checks what it wrote.

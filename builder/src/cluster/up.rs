@@ -127,6 +127,12 @@ pub(crate) fn in_turn(w: &Which, nodes: &[String], hard: bool) -> Result<()> {
     all_ready(&spec, &running)
 }
 
+/// Waits until every node that runs is ready, without a word.
+pub(crate) fn all_running_ready(spec: &Spec) -> Result<()> {
+    let nodes = status(&spec.cluster.name)?.nodes.into_iter().filter(|n| n.pid.is_some()).map(|n| n.name);
+    all_ready(spec, &nodes.collect::<Vec<_>>())
+}
+
 /// Waits until these nodes are ready, without a word.
 fn all_ready(spec: &Spec, nodes: &[String]) -> Result<()> {
     let request = Request::Follow { nodes: nodes.to_vec(), patience: Patience::default().0 };

@@ -44,6 +44,12 @@ pub(crate) enum Request {
     Signal { node: String, service: String, signal: ServiceSignal },
     /// A clock jumps, by seconds.
     Clock { nodes: Vec<String>, seconds: i64 },
+    /// The description changed: nodes that are new get a place, and what they need is forwarded.
+    Reload { images: PathBuf },
+    /// A node reads its seed again.
+    Replan { node: String },
+    /// A node stops in order, and its place and disk go.
+    Forget { node: String },
     /// Faults of cables.
     Impair { nodes: Vec<String>, from: Faults, to: Faults },
     /// Sets that hear themselves only.

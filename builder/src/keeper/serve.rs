@@ -2,11 +2,12 @@
 //! after the other; what goes on is handed to threads.
 
 use super::client::socket;
-use super::state::{NodeStatus, ServiceStatus, holds_vip, state};
+use super::state::{NodeStatus, ServiceStatus, generation, holds_vip, state};
 use super::stream::{self, Followed, end, send};
 use super::{Answer, Request, Status};
 use crate::cli::cluster::Lab;
 use crate::cluster::machines::{self, state_dir};
+use crate::cluster::seed::dir_of;
 use crate::cluster::spec::{self, Spec};
 use anyhow::{Context, Result};
 use contract::node::Role;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 /// An orderly shutdown takes about a guest second; a node that is not up yet does not hear the button, and an etcd leader
 /// whose followers are all going too waits for seconds for one to hand over to. Nothing is lost by cutting its power then.
 const GRACE: Duration = Duration::from_secs(2);
+/// A node that leaves sends its pods elsewhere before (init's bound for all of it is a minute). Guest time.
+const LEAVES: Duration = Duration::from_secs(70);
 /// A node answers on its port at once or never.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A request is one short line. Bytes.
@@ -139,6 +142,8 @@ impl Keeper {
                 send(&mut client, &Answer::Timeline { events: self.cluster.timeline() });
                 Ok(())
             }
+            Request::Reload { images } => self.reload(&images),
+            Request::Forget { node } => self.forget(&node),
             Request::Follow { .. } | Request::Logs { .. } | Request::Console { .. } => {
                 return self.stream(client, request);
             }
@@ -167,6 +172,11 @@ impl Keeper {
                 }
                 Ok(())
             }
+            Request::Replan { node } => {
+                c.vm(&node)?.voice.say(&ToNode::Replan)?;
+                c.note(&node, "reads its seed again");
+                Ok(())
+            }
             Request::Impair { nodes, from, to } => c.impair(&nodes, &from, &to),
             Request::Divide { sets } => c.divide(&sets),
             Request::Heal => {
@@ -177,6 +187,42 @@ impl Keeper {
             Request::Save { name } => c.save(&machines::snapshot_dir(&self.spec, &name)?),
             Request::Restore { name } => c.restore(&machines::snapshot_dir(&self.spec, &name)?),
             _ => anyhow::bail!("not something to do"),
+        }
+    }
+
+    /// What is there stays as it is.
+    fn reload(&mut self, images: &Path) -> Result<()> {
+        let spec = spec::read(&self.file)?;
+        let seeds = dir_of(&spec, &self.file, "seed");
+        let known = self.cluster.names();
+        let machines = machines::machines(&spec, images, &seeds, self.accel, self.cluster.clock())?;
+        machines.into_iter().filter(|m| !known.contains(&m.name)).for_each(|m| self.cluster.add(m));
+        if let Some(gateway) = self.cluster.gateway() {
+            for (_, to) in machines::forwards(&spec) {
+                gateway.forward(to)?;
+            }
+        }
+        self.spec = spec;
+        Ok(())
+    }
+
+    fn forget(&mut self, node: &str) -> Result<()> {
+        if self.cluster.is_on(node) {
+            self.cluster.power_button(node)?;
+            // One that does not end in time loses its power.
+            if self.cluster.wait_end(node, LEAVES).is_err() {
+                self.cluster.kill(node)?;
+            }
+        }
+        self.cluster.remove(node)?;
+        self.spec.nodes.retain(|n| n.name != node);
+        // A name that comes back is another node's: it must not find this one's identity.
+        let disk = state_dir(&self.spec.cluster.name).join(format!("{node}.qcow2"));
+        match std::fs::remove_file(&disk) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("removing {}", disk.display()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -283,6 +329,7 @@ fn node_status(cluster: &mut Cluster, node: &spec::Node, dir: &Path) -> NodeStat
         pid: None,
         uptime_ms: 0,
         said: String::new(),
+        generation: None,
         holds_vip: false,
         services: vec![],
         console: dir.join(format!("{}.console.log", node.name)),
@@ -293,6 +340,7 @@ fn node_status(cluster: &mut Cluster, node: &spec::Node, dir: &Path) -> NodeStat
     status.pid = Some(vm.pid());
     status.uptime_ms = uptime;
     status.holds_vip = holds_vip(&lines);
+    status.generation = generation(&lines);
     status.said = lines.last().map(|l| l.text.clone()).unwrap_or_default();
     status.services = report
         .map(|r| r.services)

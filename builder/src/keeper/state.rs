@@ -18,6 +18,8 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_ms: u64,
     /// Its last line.
     pub(crate) said: String,
+    /// The number of the seeding that it took last while it ran; none = it has that of its start.
+    pub(crate) generation: Option<u64>,
     /// It holds the virtual IP, by its own word.
     pub(crate) holds_vip: bool,
     pub(crate) services: Vec<ServiceStatus>,
@@ -91,6 +93,13 @@ pub(crate) fn state(on: bool, console: &[String], lines: &[Line], report: Option
     if state == State::Ready && unready { State::Waiting } else { state }
 }
 
+/// Which seeding a node took last since it started, by its own word (`init/src/replan.rs`).
+pub(crate) fn generation(lines: &[Line]) -> Option<u64> {
+    let of = |line: &Line| line.text.strip_prefix("generation ")?.split_once(": ")?.0.parse().ok();
+    let since = lines.iter().rposition(|l| l.text.starts_with("mounts ok")).unwrap_or(0);
+    lines[since..].iter().rev().find_map(of)
+}
+
 /// Whether a node holds the virtual IP: what it said last of it since it started.
 pub(crate) fn holds_vip(lines: &[Line]) -> bool {
     lines.iter().fold(false, |holds, line| {
@@ -121,6 +130,13 @@ mod tests {
         assert_eq!(say(&["all ready (1 ms)", "mounts ok (1 ms)"]), State::Booting, "it started again");
         let console = ["[ 1.0] quorate: STOPPED: no root".to_owned()];
         assert_eq!(state(true, &console, &[], None), State::Stopped);
+    }
+
+    #[test]
+    fn the_seeding_that_it_took() {
+        let said = ["generation 2: etcd started anew, node read again", "node: x", "generation 4 is not taken: no"];
+        assert_eq!(generation(&lines(&said)), Some(2));
+        assert_eq!(generation(&lines(&["generation 2: a", "mounts ok (1 ms)"])), None, "it started again");
     }
 
     #[test]

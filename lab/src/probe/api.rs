@@ -76,6 +76,17 @@ impl Client {
         self.sent(path, request, body)
     }
 
+    /// Takes something away; one that is not there is fine.
+    pub fn delete(&self, path: &str) -> Result<String> {
+        let request =
+            self.agent.delete(format!("{}{path}", self.url)).config().timeout_global(Some(self.bound)).build();
+        let response = request.call()?;
+        let status = response.status();
+        let text = response.into_body().read_to_string()?;
+        ensure!(status.is_success() || status == 404, "{path} answered {status}: {text}");
+        Ok(text)
+    }
+
     fn sent(
         &self,
         path: &str,

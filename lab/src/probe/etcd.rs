@@ -117,6 +117,13 @@ impl Client {
         answer["members"].as_array().cloned().context("no members")
     }
 
+    /// Takes a member out; one that is out already is fine.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let members = self.member_list()?;
+        let Some(member) = members.iter().find(|m| m["name"] == name) else { return Ok(()) };
+        self.call("/v3/cluster/member/remove", &json!({ "ID": member["ID"] })).map(|_| ())
+    }
+
     /// The cluster's members: ids, in order.
     pub fn member_ids(&self) -> Result<Vec<String>> {
         let mut ids: Vec<_> = self.member_list()?.iter().filter_map(|m| m["ID"].as_str().map(String::from)).collect();

@@ -16,6 +16,7 @@ use super::machines::{image_of, snapshot_dir, state_dir};
 use super::secrets::Secrets;
 use super::seed::dir_of;
 use super::spec::{self, Spec, bytes};
+use super::talk::administrator;
 use super::up;
 use crate::cli::Format;
 use crate::cli::cluster::Lab;
@@ -152,7 +153,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     }
     up::bring_up(own, spec, lab, &[], false, up::Patience(PATIENCE))?;
     let now = status(name)?;
-    measure::prepare(&client(own, spec, &now, CALM)?)?;
+    measure::prepare(&administrator(spec, own, &now, CALM)?)?;
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
     let pace = (now.dilation * RESTORED).max(1.0);
@@ -160,18 +161,10 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     Ok(pace)
 }
 
-/// The administrator, at the virtual IP.
-fn client(own: &Path, spec: &Spec, now: &Status, patience: Duration) -> Result<Client> {
-    let secrets = Secrets::open(&dir_of(spec, own, "secrets"))?;
-    let (ca, admin) = (secrets.authority("cluster-ca")?.cert, secrets.kubernetes_admin()?);
-    let to = now.api.context("the API cannot be reached from here; hint: lab.gateway = true")?;
-    Client::with(to, &ca, Some((&admin.cert, &admin.key)), patience, Clock::new(now.dilation)?)
-}
-
 fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
     let now = status(&spec.cluster.name)?;
     let clock = Clock::new(now.dilation)?;
-    let client = client(own, spec, &now, measure::PATIENCE)?;
+    let client = administrator(spec, own, &now, measure::PATIENCE)?;
     let (mut last, mut noticed, mut healthy) = (Instant::now(), None, Duration::ZERO);
     let mut figures = measure::around(&client, clock, || {
         // How long nothing is done, not a wait for an event.

@@ -1,0 +1,91 @@
+//! A cluster that runs becomes what its description says now: members of etcd come and go one at a time under writers; and, of
+//! a Kubernetes, load balancers, workers and masters (`make soak`).
+
+use qemu_tests::cluster::{Cluster, images, of, three};
+use qemu_tests::kubectl::Kubectl;
+use qemu_tests::writer::Writer;
+use qemu_tests::{checkout, read};
+
+const FIRST: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
+
+fn describe(cluster: &Cluster, text: &str) {
+    std::fs::write(cluster.dir.path().join("cluster.toml"), text).expect("written");
+}
+
+fn apply(cluster: &Cluster, options: &[&str]) -> String {
+    let images = images();
+    let text = cluster.ok(&[&["apply", "--images", &images], options].concat());
+    println!("{text}");
+    text
+}
+
+#[test]
+fn three_members_five_and_three_again() {
+    let cluster = Cluster::booted();
+    assert!(apply(&cluster, &[]).contains("is as"), "nothing to do");
+    let writer = Writer::start(&cluster, &FIRST, "applied");
+    describe(&cluster, &of(5));
+    let told = apply(&cluster, &["--dry-run"]);
+    assert!(told.contains("etcd-5 starts") && cluster.client("etcd-1").members().expect("listed").len() == 3, "{told}");
+    apply(&cluster, &[]);
+    let client = cluster.client("etcd-5");
+    assert_eq!(client.members().expect("listed").len(), 5);
+    assert!(client.learners().expect("listed").is_empty());
+    // They count: with two of the first three gone, three of five are a majority.
+    cluster.ok(&["kill", "etcd-2", "etcd-3"]);
+    client.put("k", "by three of five").expect("written");
+    cluster.ok(&["start", "etcd-2", "etcd-3"]);
+
+    // A role that changed is refused, and nothing is done.
+    describe(
+        &cluster,
+        &of(5).replace("name = \"etcd-4\"\nroles = [\"etcd\"]", "name = \"etcd-4\"\nroles = [\"worker\"]"),
+    );
+    let (out, text) = cluster.run(&["apply", "--images", &images()]);
+    assert_eq!(out.status.code(), Some(2), "{text}");
+
+    describe(&cluster, &three());
+    let told = apply(&cluster, &[]);
+    assert!(told.contains("etcd-4 leaves etcd") && told.contains("etcd-5 stops"), "{told}");
+    for node in FIRST {
+        let client = cluster.client(node);
+        assert_eq!(client.members().expect("listed").len(), 3, "{node}");
+        assert_eq!(client.get("k").expect("read").as_deref(), Some("by three of five"), "{node}");
+    }
+    assert_eq!(cluster.status().expect("up")["nodes"].as_array().map(Vec::len), Some(3));
+    let written = writer.stop();
+    written.tell("three, five, three");
+    FIRST.iter().for_each(|m| written.assert_kept(&cluster, m, "applied"));
+}
+
+/// One master and one load balancer; then two of both and a worker; then without the first master.
+#[test]
+#[ignore = "minutes of five VMs: make soak"]
+fn a_kubernetes_grows_and_loses_its_first_master() {
+    let all = read(&checkout().join("examples/stacked.toml"));
+    let without = |names: &[&str]| {
+        let is_of = |part: &str| names.iter().any(|n| part.contains(&format!("\nname = \"{n}\"")));
+        let (nodes, lab) = all.split_once("\n[lab]").expect("a [lab] section");
+        let parts: Vec<_> = nodes.split("[[node]]").filter(|p| !is_of(p)).collect();
+        format!("{}\n[lab]{lab}", parts.join("[[node]]"))
+    };
+    let cluster = Cluster::new(&without(&["master-2", "master-3", "lb-2", "worker-1"]));
+    cluster.up(&[]);
+    let kubectl = Kubectl::of(&cluster);
+    kubectl.ok(&["create", "configmap", "kept", "--from-literal=a=1"]);
+    describe(&cluster, &without(&["master-3"]));
+    apply(&cluster, &[]);
+    let nodes = kubectl.ok(&["get", "nodes"]);
+    assert_eq!(nodes.matches(" Ready ").count(), 3, "{nodes}");
+    assert_eq!(cluster.client("master-2").members().expect("listed").len(), 2);
+
+    describe(&cluster, &without(&["master-1", "master-3"]));
+    apply(&cluster, &[]);
+    let nodes = kubectl.ok(&["get", "nodes"]);
+    assert!(!nodes.contains("master-1") && nodes.matches(" Ready ").count() == 2, "{nodes}");
+    assert_eq!(cluster.client("master-2").members().expect("listed"), ["master-2"]);
+    assert!(kubectl.ok(&["get", "configmap", "kept", "-o", "yaml"]).contains("a: \"1\""));
+    // The virtual IP can move: the new load balancer is one.
+    cluster.ok(&["kill", "lb-1"]);
+    kubectl.ok(&["get", "--raw", "/readyz"]);
+}
