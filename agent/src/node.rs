@@ -132,16 +132,17 @@ fn restore_first(
     awaited: &etcd::serve::Awaited,
     channel: Channel,
 ) -> Result<(), String> {
-    let wanted = config.etcd_settings().restore;
+    let own = restore::number()?;
+    let wanted = config.etcd_settings().restore.filter(|w| w.number > own);
     let mut told = None;
     let mut begun = false;
+    if wanted.is_none() {
+        return channel.done(SNAPSHOT);
+    }
     if env_of_etcd().exists() {
         // It was started in this boot: this process was not there for a while, or has a new seed.
-        if wanted.as_ref().is_some_and(|w| restore::number().is_ok_and(|own| own < w.number)) {
-            return channel
-                .notice("etcd's data is to be replaced by a snapshot's: that is done when this node starts again");
-        }
-        return channel.done(SNAPSHOT);
+        return channel
+            .notice("etcd's data is to be replaced by a snapshot's: that is done when this node starts again");
     }
     loop {
         match restore::rule(restore::number()?, wanted.as_ref(), config.name(), &question::ask_all(identity, config)) {
@@ -185,7 +186,13 @@ fn decide_and_tell(config: &NodeConfig, identity: &Identity, channel: Channel) -
     let mut led;
     let restored = restore::number()?;
     loop {
-        let others = restore::of_the_same(restored, question::ask_all(identity, config));
+        let others = question::ask_all(identity, config);
+        if let Rule::Wait(why) = restore::rule(restored, None, config.name(), &others) {
+            tell(&mut told, format!("etcd waits: {why}"), channel)?;
+            wait(channel, ASK)?;
+            continue;
+        }
+        let others = restore::of_the_same(restored, others);
         led = others.values().flatten().any(|a| a.leader);
         let decision = decide(&own, &others, config.etcd_settings().bootstrap);
         match restore::but_not_anew(restored, decision) {

@@ -207,6 +207,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until something is so, guest time; answers what was found.
+    pub fn until<T>(&self, what: &str, guest: Duration, look: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + self.clock().host(guest);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "within {guest:?}: {what}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// The member that leads.
     pub fn leader(&self) -> String {
         let mut names = std::collections::BTreeMap::new();

@@ -5,6 +5,7 @@ use qemu_tests::cluster::{Cluster, images, of, three};
 use qemu_tests::kubectl::Kubectl;
 use qemu_tests::writer::Writer;
 use qemu_tests::{checkout, read};
+use std::time::Duration;
 
 const FIRST: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 
@@ -87,5 +88,5 @@ fn a_kubernetes_grows_and_loses_its_first_master() {
     assert!(kubectl.ok(&["get", "configmap", "kept", "-o", "yaml"]).contains("a: \"1\""));
     // The virtual IP can move: the new load balancer is one.
     cluster.ok(&["kill", "lb-1"]);
-    kubectl.ok(&["get", "--raw", "/readyz"]);
+    kubectl.until("the API answers", Duration::from_secs(20), || kubectl.run(&["get", "--raw", "/readyz"]));
 }

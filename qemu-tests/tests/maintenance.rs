@@ -48,6 +48,29 @@ fn as_load_balancer(user_data: &str) -> String {
     format!("#cloud-config\n{seed}\n")
 }
 
+/// A master issues certificates: without the key for it, it is none; the seed that has the key makes it one.
+#[test]
+fn a_master_without_the_key_of_its_ca() {
+    let single = qemu_tests::read(&qemu_tests::checkout().join("examples/single.toml"));
+    let description = single.replace("\"single\"", "\"demo\"").replace("\"master-1\"", "\"etcd-1\"");
+    let node = Node::seeded(|_| description.replace("state = { disk = \"/dev/vda\" }", "state = \"ephemeral\""))
+        .expect("seeded");
+    let json = node.user_data().expect("user-data").trim_start_matches("#cloud-config\n").to_owned();
+    let mut seed: serde_json::Value = serde_json::from_str(&json).expect("json");
+    seed["quorate"]["pki"]["cluster_ca"].as_object_mut().expect("a CA").remove("key").expect("it had one");
+    let bad = node.write_medium("bad.iso", &format!("#cloud-config\n{seed}\n")).expect("a medium");
+    let image = qemu_tests::image().with_file_name("master-etcd");
+    let mut machine = node.machine_of(&image, vec![bad]).expect("a machine");
+    machine.memory = 2048;
+    let mut vm = lab::vm::Vm::start(&machine).expect("started");
+    vm.wait_for("quorate: MAINTENANCE", BOOT).expect("maintenance mode");
+    vm.wait_for("quorate.pki.cluster_ca.key: is missing", BOOT).expect("the reason");
+    assert!(!vm.has_said("quorate: containerd ready"), "no role runs");
+    vm.unplug("disk0").expect("asked");
+    vm.plug("good", &node.seed_disk()).expect("plugged");
+    vm.wait_for("quorate: containerd ready", BOOT).expect("a master");
+}
+
 #[test]
 fn a_typo_under_quorate() {
     recovers(|t| t.replace("\"roles\"", "\"rolse\""), &["unknown field `rolse`", "did you mean `roles`?", PROBED]);

@@ -2,22 +2,13 @@
 
 use qemu_tests::cluster::{Cluster, three};
 use qemu_tests::writer::Writer;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 /// Guest time.
 const SOON: Duration = Duration::from_secs(20);
 /// Writes between one event and the next.
 const MORE: usize = 90;
-
-fn until(cluster: &Cluster, what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + cluster.clock().host(SOON);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "within {SOON:?}: {what}");
-        // Commands answer, they do not tell.
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 /// Two thirds of 30 minutes, twice: the first certificates have ended then, and so have those of whoever did not renew.
 #[test]
@@ -33,16 +24,17 @@ fn two_renewals_under_writers_and_a_watch() {
         };
         for round in 1..=2 {
             let enough = writer.count() + MORE;
-            until(&cluster, "writes", || writer.count() >= enough);
+            cluster.until("writes", SOON, || (writer.count() >= enough).then_some(()));
             cluster.ok(&["clock", "+20m"]);
             for member in ALL {
-                until(&cluster, &format!("{member} renews for the {round}. time"), || {
-                    cluster.ok(&["logs", member]).matches("the node's certificates are new").count() == round
+                cluster.until(&format!("{member} renews for the {round}. time"), SOON, || {
+                    let told = cluster.ok(&["logs", member]).matches("the node's certificates are new").count();
+                    (told == round).then_some(())
                 });
             }
         }
         let enough = writer.count() + MORE;
-        until(&cluster, "writes", || writer.count() >= enough);
+        cluster.until("writes", SOON, || (writer.count() >= enough).then_some(()));
         let cut = held.join().expect("no panic").expect("a watch");
         assert_eq!(cut, None, "the watch lasted");
     });
@@ -59,6 +51,6 @@ fn two_renewals_under_writers_and_a_watch() {
     });
     // Set back before their beginning: they are made anew, and this machine, whose clock did not jump, believes them again.
     cluster.ok(&["clock", "-40m"]);
-    until(&cluster, "etcd-1 is believed", || cluster.client("etcd-1").put("again", "1").is_ok());
+    cluster.until("etcd-1 is believed", SOON, || cluster.client("etcd-1").put("again", "1").ok());
     ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "renewed"));
 }

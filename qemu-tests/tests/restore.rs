@@ -10,18 +10,6 @@ const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 /// Guest time.
 const SOON: Duration = Duration::from_secs(40);
 
-fn until<T>(cluster: &Cluster, what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + cluster.clock().host(SOON);
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "within {SOON:?}: {what}");
-        // Commands answer, they do not tell.
-        std::thread::sleep(Duration::from_millis(300));
-    }
-}
-
 fn etcd_ok(cluster: &Cluster, words: &[&str]) -> String {
     let (out, text) = cluster.etcd(words);
     assert!(out.status.success(), "quorate etcd {}: {}\n{text}", words.join(" "), out.status);
@@ -55,14 +43,14 @@ fn a_used_up_quota_is_cured_and_snapshots_are_kept() {
     client.put("kept", "1").expect("written");
     let refused = (0..200).find_map(|_| client.put("big", &big).err()).expect("the quota is used up");
     assert!(format!("{refused:#}").contains("space exceeded"), "{refused:#}");
-    until(&cluster, "writing goes on by itself", || client.put("after", "1").ok());
+    cluster.until("writing goes on by itself", SOON, || client.put("after", "1").ok());
     let told = cluster.ok(&["logs", "etcd-1"]);
     assert!(told.contains("etcd used up its quota") && told.contains("etcd has room again"), "{told}");
     assert_eq!(client.get("kept").expect("read").as_deref(), Some("1"));
 
     assert_eq!(kept(&cluster, "etcd-1"), Vec::<String>::new());
     cluster.ok(&["clock", "+7h"]);
-    let name = until(&cluster, "a snapshot", || kept(&cluster, "etcd-1").pop());
+    let name = cluster.until("a snapshot", SOON, || kept(&cluster, "etcd-1").pop());
     etcd_ok(&cluster, &["fetch", "etcd-1", &name, &file("fetched.db")]);
     let (_, text) = cluster.etcd(&["fetch", "etcd-1", "etcd-1.db", &file("none.db")]);
     assert!(text.contains("there is no such snapshot"), "{text}");
@@ -70,7 +58,7 @@ fn a_used_up_quota_is_cured_and_snapshots_are_kept() {
     // A member of one is restored as well as one of many.
     client.put("kept", "2").expect("written");
     cluster.ok(&["clock", "-7h"]);
-    until(&cluster, "it is believed again", || cluster.client("etcd-1").get("kept").ok());
+    cluster.until("it is believed again", SOON, || cluster.client("etcd-1").get("kept").ok());
     etcd_ok(&cluster, &["restore", &file("fetched.db")]);
     assert_eq!(cluster.client("etcd-1").get("kept").expect("read").as_deref(), Some("1"));
 }

@@ -67,10 +67,11 @@ pub(crate) fn plan(members: &[Seen], is_time: bool) -> Vec<Chore> {
         return fragmented;
     }
     let full = order.iter().filter(|m| m.quota > 0 && m.in_use >= m.quota / 100 * FULL);
-    let say = |m: &&Seen| {
-        let (used, quota) = (m.in_use >> 20, m.quota >> 20);
+    // Without numbers that change: it is told once.
+    let say = |_: &&Seen| {
         Chore::Say(format!(
-            "etcd's data takes {used} of the {quota} MiB that it may (etcd.quota); when they are used up, nothing is written"
+            "etcd's data takes more than {FULL} % of its quota, and when that is used up nothing is written; hint: delete, or \
+             raise etcd.quota"
         ))
     };
     full.map(say).take(1).collect()
@@ -114,8 +115,8 @@ impl Upkeep {
         if !own.is_leader() {
             return Ok(());
         }
-        let members = self.look()?;
-        for chore in plan(&members, self.round.elapsed() >= ROUNDS) {
+        let (members, all) = self.look();
+        for chore in plan(&members, all && self.round.elapsed() >= ROUNDS) {
             self.do_it(&chore, &own)?;
         }
         Ok(())
@@ -149,15 +150,17 @@ impl Upkeep {
         Ok(())
     }
 
-    /// All members; an error while one of them does not answer: it is no time for another one to be silent.
-    fn look(&self) -> Result<Vec<Seen>, String> {
-        let seen = |(name, address): (&String, &std::net::IpAddr)| {
+    /// The members that answer, and whether those are all: while one does not, it is no time for another one to be silent.
+    fn look(&self) -> (Vec<Seen>, bool) {
+        let seen = |(name, address): (&String, &std::net::IpAddr)| -> Result<Seen, String> {
             let s = Gateway::to(*address)?.status()?;
             let (is_leader, alarm) = (s.is_leader(), s.has_alarm());
             let name = name.clone();
             Ok(Seen { name, is_leader, size: s.size, in_use: s.in_use, quota: s.quota, alarm })
         };
-        self.config.members.iter().map(seen).collect()
+        let seen: Vec<Seen> = self.config.members.iter().map(seen).filter_map(Result::ok).collect();
+        let all = seen.len() == self.config.members.len();
+        (seen, all)
     }
 
     fn do_it(&mut self, chore: &Chore, own: &Status) -> Result<(), String> {
@@ -171,7 +174,7 @@ impl Upkeep {
                 self.round = Instant::now();
                 Gateway::within(*address, DEFRAGMENTING)?.defragment()
             }
-            Chore::Disarm if has_room(&self.look()?) => {
+            Chore::Disarm if has_room(&self.look().0) => {
                 Gateway::local()?.disarm()?;
                 self.channel.notice("etcd has room again: writing goes on")
             }

@@ -118,13 +118,24 @@ pub(crate) fn in_turn(w: &Which, nodes: &[String], hard: bool) -> Result<()> {
     let running = status(name)?.nodes.into_iter().filter(|n| n.pid.is_some()).map(|n| n.name);
     let running: Vec<String> = running.collect();
     let turns = if nodes.is_empty() { &running } else { nodes };
+    reboot_in_turn(&spec, turns, &running, hard, Patience::default())
+}
+
+/// Reboots `turns`, each only when all of `running` are ready.
+pub(crate) fn reboot_in_turn(
+    spec: &Spec,
+    turns: &[String],
+    running: &[String],
+    hard: bool,
+    patience: Patience,
+) -> Result<()> {
     for node in turns {
-        all_ready(&spec, &running)?;
+        all_ready(spec, running)?;
         println!("{node} starts again");
-        tell(name, &Request::Reboot { nodes: vec![node.clone()], hard })?;
-        follow(&spec, std::slice::from_ref(node), Patience::default())?;
+        tell(&spec.cluster.name, &Request::Reboot { nodes: vec![node.clone()], hard })?;
+        follow(spec, std::slice::from_ref(node), patience)?;
     }
-    all_ready(&spec, &running)
+    all_ready(spec, running)
 }
 
 /// Waits until every node that runs is ready, without a word.

@@ -7,6 +7,7 @@ pub(crate) mod cgroup;
 pub(crate) mod channel;
 pub(crate) mod notify;
 pub(crate) mod output;
+pub(crate) mod processes;
 pub(crate) mod run;
 pub(crate) mod spawn;
 pub(crate) mod step;

@@ -11,6 +11,7 @@ use crate::boot::clock::boottime_ms;
 use crate::boot::log;
 use crate::report::Report;
 use contract::control::{FromAgent, ShutdownKind, ToAgent};
+use contract::kube::CONTROL_PLANE;
 use contract::service::{Kills, ReloadSignal, Service, StopSignal};
 use contract::voice::ServiceSignal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -330,7 +331,8 @@ impl World {
 
     /// The host's signal to every process of a service.
     fn signal_all(&mut self, service: &str, wanted: ServiceSignal) {
-        let Some(handles) = self.running.get(service) else {
+        let in_a_pod = CONTROL_PLANE.iter().any(|c| c.name == service);
+        let Some(handles) = self.running.get(service).map(Some).or_else(|| in_a_pod.then_some(None)) else {
             return self.report.notice("warning", &format!("the host has a signal for {service}, which does not run"));
         };
         let wanted = match wanted {
@@ -343,7 +345,11 @@ impl World {
         // What outlives a service is not the service: a container's shim in containerd's group.
         let whole =
             self.supervisor.entries.iter().any(|e| e.service.name == service && e.service.kills == Kills::Cgroup);
-        let pids = if whole { handles.group.pids() } else { vec![] };
+        let pids = match handles {
+            Some(handles) if whole => handles.group.pids(),
+            Some(_) => vec![],
+            None => super::processes::of(service),
+        };
         pids.into_iter().chain(self.reaper.pid_of(service)).for_each(|pid| signal(pid, wanted));
     }
 

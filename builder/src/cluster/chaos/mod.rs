@@ -233,10 +233,36 @@ fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
         }),
         Step::Reboot(whom) => tell(name, &Request::Reboot { nodes: nodes(whom)?, hard: false }),
         Step::Cut(whom) => tell(name, &Request::Impair { nodes: nodes(whom)?, from: cut.clone(), to: cut }),
+        Step::InTurn => {
+            let all: Vec<String> = spec.nodes.iter().map(|n| n.name.clone()).collect();
+            up::reboot_in_turn(spec, &all, &all, false, up::Patience(PATIENCE))
+        }
+        Step::Bad { loss, delay_ms, jitter_ms } => {
+            // Half of it on the way to a node, half on the way from it.
+            let half = |n: u8| f64::from(n) / 2.0;
+            let bad = Faults {
+                loss: half(loss) / 100.0,
+                delay_ms: half(delay_ms),
+                jitter_ms: half(jitter_ms),
+                ..Faults::default()
+            };
+            let all = spec.nodes.iter().map(|n| n.name.clone()).collect();
+            tell(name, &Request::Impair { nodes: all, from: bad.clone(), to: bad })
+        }
+        Step::Apart(role) => {
+            let mut with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
+            let first = with.next().into_iter().collect();
+            tell(name, &Request::Divide { sets: vec![first, with.collect()] })
+        }
         Step::Heal => tell(name, &Request::Heal),
         Step::Signal(whom, service, signal) => {
-            let runs =
-                |n: &String| now.nodes.iter().any(|s| s.name == *n && s.services.iter().any(|s| s.name == service));
+            let runs_it = |n: &String| {
+                let is_master = spec.nodes.iter().any(|s| s.name == *n && s.roles.contains(&Role::Master));
+                is_master && contract::kube::CONTROL_PLANE.iter().any(|c| c.name == service)
+            };
+            let runs = |n: &String| {
+                runs_it(n) || now.nodes.iter().any(|s| s.name == *n && s.services.iter().any(|s| s.name == service))
+            };
             nodes(whom)?
                 .into_iter()
                 .filter(runs)
@@ -256,6 +282,10 @@ fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String
     let holder = now.nodes.iter().find(|n| n.holds_vip).map(|n| n.name.clone());
     let leaders = leaders::ask(spec, own, now);
     let one = match whom {
+        Whom::Two(role) => {
+            let with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
+            return Ok(with.take(2).collect());
+        }
         Whom::All => return Ok(spec.nodes.iter().map(|n| n.name.clone()).collect()),
         Whom::Holder => holder.context("nobody holds the virtual IP")?,
         Whom::Leader => leaders.etcd.context("etcd has no leader")?,

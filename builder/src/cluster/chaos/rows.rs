@@ -14,6 +14,8 @@ pub(crate) enum Whom {
     Controllers,
     /// The first node with a role that is none of those, or the first with it.
     Some(Role),
+    /// The first two with a role.
+    Two(Role),
     /// Every node.
     All,
 }
@@ -29,8 +31,14 @@ pub(crate) enum Step {
     Wipe,
     /// Start again, in order.
     Reboot(Whom),
+    /// Every node starts again, each only when all others are ready.
+    InTurn,
     /// Nothing passes its cable.
     Cut(Whom),
+    /// So many of a hundred frames are lost, and each comes so many milliseconds late, more or less.
+    Bad { loss: u8, delay_ms: u8, jitter_ms: u8 },
+    /// Of the nodes with a role the first and the others do not hear each other; all other nodes hear them.
+    Apart(Role),
     /// No faults of cables.
     Heal,
     /// To a service.
@@ -65,7 +73,7 @@ pub(crate) struct Row {
 
 use Notice::{NotReady, TakenOver};
 use ServiceSignal::{Cont, Kill as Sigkill, Stop};
-use Step::{Calm, Clock, Cut, Heal, Kill, Reboot, Signal, Start, Until, Wipe};
+use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Reboot, Signal, Start, Until, Wipe};
 use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
@@ -130,6 +138,27 @@ pub(crate) const ROWS: &[Row] = &[
         &[Signal(Whom::Some(Role::Master), "containerd", Sigkill), NOTICED],
     ),
     row("worker-power", "a worker loses power", WORKER, &[Kill(Whom::Some(Role::Worker)), Until(NotReady), Start]),
+    row("lbs-apart", "the load balancers do not hear each other", LB, &[Apart(Role::Lb), NOTICED, Heal]),
+    row(
+        "apiserver-killed",
+        "SIGKILL for a master's apiserver",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "kube-apiserver", Sigkill), NOTICED],
+    ),
+    row(
+        "master-apart",
+        "a master and the others do not hear each other",
+        MASTER,
+        &[Apart(Role::Master), NOTICED, Heal],
+    ),
+    row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
+    row(
+        "bad-network",
+        "1 % loss and 15 ms +- 5 ms everywhere",
+        &[],
+        &[Bad { loss: 1, delay_ms: 15, jitter_ms: 5 }, Calm(20_000), Heal],
+    ),
+    row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
     row(
         "clock-ahead",
@@ -161,7 +190,12 @@ mod tests {
             assert!(ROWS[..i].iter().all(|r| r.name != row.name), "{}", row.name);
             let has = |wanted: fn(&Step) -> bool| row.steps.iter().any(wanted);
             assert_eq!(has(|s| matches!(s, Kill(_))), has(|s| matches!(s, Start)), "{}: power", row.name);
-            assert_eq!(has(|s| matches!(s, Cut(_))), has(|s| matches!(s, Heal)), "{}: cables", row.name);
+            assert_eq!(
+                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(_))),
+                has(|s| matches!(s, Heal)),
+                "{}: cables",
+                row.name
+            );
             let clock: i64 = row.steps.iter().map(|s| if let Clock(by) = s { *by } else { 0 }).sum();
             assert_eq!(clock, 0, "{}: clocks", row.name);
         }
