@@ -34,7 +34,7 @@ test: check image
 soak: check image
 	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
 	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
-	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked --test topologies -- --test-threads=1 --nocapture --include-ignored
+	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked --test topologies --test apply --test kubernetes -- --test-threads=1 --nocapture --include-ignored
 	$(QUORATE) chaos examples/stacked.toml --again
 	$(QUORATE) chaos examples/external.toml --again
 	$(QUORATE) chaos examples/compact.toml --again
