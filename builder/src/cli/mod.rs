@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
+mod values;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
