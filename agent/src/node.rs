@@ -133,36 +133,33 @@ fn restore_first(
     channel: Channel,
 ) -> Result<(), String> {
     let own = restore::number()?;
-    let wanted = config.etcd_settings().restore.filter(|w| w.number > own);
+    let Some(wanted) = config.etcd_settings().restore.filter(|w| w.number > own) else {
+        return channel.done(SNAPSHOT);
+    };
     let mut told = None;
     let mut begun = false;
-    if wanted.is_none() {
-        return channel.done(SNAPSHOT);
-    }
     if env_of_etcd().exists() {
         // It was started in this boot: this process was not there for a while, or has a new seed.
         return channel
             .notice("etcd's data is to be replaced by a snapshot's: that is done when this node starts again");
     }
     loop {
-        match restore::rule(restore::number()?, wanted.as_ref(), config.name(), &question::ask_all(identity, config)) {
+        match restore::rule(restore::number()?, Some(&wanted), config.name(), &question::ask_all(identity, config)) {
             Rule::Done => return channel.done(SNAPSHOT),
             Rule::Wait(why) => tell(&mut told, format!("etcd waits: {why}"), channel)?,
             Rule::BeginEmpty => {
-                let number = wanted.as_ref().map_or(0, |w| w.number);
-                restore::put_aside(number)?;
-                restore::settle(number)?;
+                restore::put_aside(wanted.number)?;
+                restore::settle(wanted.number)?;
             }
             // PID 1 does it: what it takes is a program of its own.
             Rule::Restore if begun => {}
             Rule::Restore => {
-                let Some(wanted) = &wanted else { continue };
                 if etcd::serve::to_restore(wanted.number).exists() {
                     channel.done(SNAPSHOT)?;
                     begun = true;
                 } else {
                     restore::put_aside(wanted.number)?;
-                    awaited.expect(wanted);
+                    awaited.expect(&wanted);
                     let digest = &wanted.sha256[..12];
                     tell(
                         &mut told,

@@ -71,7 +71,7 @@ pub enum ToNode {
         /// Of the request.
         id: u32,
     },
-    /// `signal SERVICE kill|term|stop|cont`: to all processes of a service. The host could do so anyway: it owns the memory.
+    /// `signal SERVICE kill|term|stop|cont`: to all processes of a service, or of a program of the control plane. The host could do so anyway: it owns the memory.
     Signal {
         /// Whose.
         service: String,

@@ -346,7 +346,8 @@ impl World {
             self.report.notice("info", notice);
         }
         let words: Vec<String> = seed.node.roles.iter().map(ToString::to_string).collect();
-        log::say(&format!("node {} with {} from {}", seed.node.name(), words.join(", "), seed.source));
+        let (name, roles, generation) = (seed.node.name(), words.join(", "), seed.node.generation);
+        log::say(&format!("node {name} with {roles} from {}, generation {generation}", seed.source));
         self.report.node(words, &seed.source);
         let node = self.node_mut();
         node.seed = Some(seed.clone());

@@ -6,11 +6,11 @@
 //! |---|---|
 //! | what is asked of etcd? | here |
 //! | what do members need now and then? | `upkeep.rs` |
-//! | which snapshots are kept? | `shelf.rs` |
+//! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
+pub(crate) mod rotation;
 pub(crate) mod serve;
-pub(crate) mod shelf;
 pub(crate) mod upkeep;
 
 use base64::Engine;
@@ -20,6 +20,7 @@ use contract::paths::PKI;
 use contract::ports::ETCD_CLIENT;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -192,7 +193,11 @@ impl Gateway {
 
     /// Forgets revisions before this one (etcd calls it compaction).
     fn forget_before(&self, revision: &str) -> Result<(), String> {
-        self.call::<Value>("kv/compaction", &json!({ "revision": revision, "physical": true })).map(|_| ())
+        match self.call::<Value>("kv/compaction", &json!({ "revision": revision, "physical": true })) {
+            // By somebody else, or by an earlier round: nothing was written since.
+            Err(e) if e.contains("has been compacted") => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     /// The member gives back what it does not use; it answers nobody meanwhile.
@@ -217,7 +222,8 @@ impl Gateway {
             self.agent.post(format!("{}/v3/{what}", self.url)).send("{}").map_err(|e| format!("{what}: {e}"))?;
         let status = response.status();
         let mut lines = BufReader::new(response.into_body().into_reader());
-        let mut left = None;
+        // The last part is the digest of those before it.
+        let (mut sum, mut last) = (Sha256::new(), Vec::new());
         loop {
             let mut line = Vec::new();
             (&mut lines).take(ANSWER_MAX).read_until(b'\n', &mut line).map_err(|e| format!("{what}: {e}"))?;
@@ -231,9 +237,10 @@ impl Gateway {
             let blob = part["blob"].as_str().unwrap_or_default();
             let bytes = base64::engine::general_purpose::STANDARD.decode(blob).map_err(|e| format!("{what}: {e}"))?;
             out.write_all(&bytes).map_err(|e| format!("writing: {e}"))?;
-            left = Some(part["remaining_bytes"].as_str().unwrap_or("0") == "0");
+            sum.update(&last);
+            last = bytes;
         }
-        if left == Some(true) { Ok(()) } else { Err(format!("{what}: it ended before its end")) }
+        if sum.finalize()[..] == last[..] { Ok(()) } else { Err(format!("{what}: it ended before its end")) }
     }
 
     /// Takes a member out; answers who is left.

@@ -7,7 +7,7 @@
 //! | `GET /snapshots/NAME` | one of them |
 //! | `PUT /restore` | takes the snapshot that the node's seed names by its digest, while the node waits for it |
 
-use super::shelf;
+use super::rotation;
 use contract::node::Restore;
 use contract::paths::{PKI, SNAPSHOT_TO_RESTORE, SNAPSHOTS};
 use contract::{ports, users};
@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// Whoever says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// So many are served at once: whoever connects and says nothing holds up nobody else.
+const AT_ONCE: usize = 8;
 /// A request's head, bytes.
 const HEAD_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 32;
@@ -34,6 +36,8 @@ const HEADERS_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Awaited {
     restore: Mutex<Option<Restore>>,
+    /// Held by whoever sends it.
+    sending: Mutex<()>,
     /// As long as etcd's data may be, bytes.
     max: u64,
 }
@@ -54,20 +58,27 @@ pub(crate) fn to_restore(number: u64) -> PathBuf {
     PathBuf::from(format!("{SNAPSHOT_TO_RESTORE}-{number}"))
 }
 
-/// Serves, in a thread of its own, one request at a time.
+/// Serves, in threads of their own.
 pub(crate) fn start(address: IpAddr, max: u64) -> Result<Arc<Awaited>, String> {
     let port = ports::SNAPSHOTS;
     let listener =
         TcpListener::bind(SocketAddr::new(address, port)).map_err(|e| format!("listening on port {port}: {e}"))?;
-    let awaited = Arc::new(Awaited { restore: Mutex::new(None), max });
+    let awaited = Arc::new(Awaited { restore: Mutex::new(None), sending: Mutex::new(()), max });
     let shared = Arc::clone(&awaited);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
-            // A stranger, a scanner, an operator's broken line: the next one is answered all the same.
-            if let Err(e) = tls().and_then(|tls| serve(stream, tls, &shared)) {
-                eprintln!("serving snapshots: {e}");
+            // The listener has one of it as well.
+            if Arc::strong_count(&shared) > AT_ONCE {
+                continue;
             }
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || {
+                // A stranger, a scanner, an operator's broken line: it ends with its connection.
+                if let Err(e) = tls().and_then(|tls| serve(stream, tls, &shared)) {
+                    eprintln!("serving snapshots: {e}");
+                }
+            });
         }
     });
     Ok(awaited)
@@ -152,14 +163,14 @@ fn answer(stream: &mut (impl Read + Write), awaited: &Awaited) -> Result<(), Str
     };
     match (head.method.as_str(), head.path.as_str()) {
         ("GET", "/snapshots") => {
-            let text = serde_json::to_string(&shelf::list()).map_err(|e| e.to_string())?;
+            let text = serde_json::to_string(&rotation::list()).map_err(|e| e.to_string())?;
             reply(stream, "200 OK", &format!("{text}\n"))
         }
         ("GET", path) => {
-            // Only what is on the shelf has a name.
+            // Only what is in the list has a name.
             let name = path.strip_prefix("/snapshots/").unwrap_or_default();
-            match shelf::list().into_iter().find(|k| k.name == name) {
-                Some(kept) => send(stream, &shelf::path_of(&kept.name)),
+            match rotation::list().into_iter().find(|k| k.name == name) {
+                Some(kept) => send(stream, &rotation::path_of(&kept.name)),
                 None => reply(stream, "404 Not Found", "there is no such snapshot; GET /snapshots lists them\n"),
             }
         }
@@ -170,6 +181,9 @@ fn answer(stream: &mut (impl Read + Write), awaited: &Awaited) -> Result<(), Str
                     "409 Conflict",
                     "this member waits for no snapshot: it needs the new seed, and a reboot\n",
                 );
+            };
+            let Ok(_sending) = awaited.sending.try_lock() else {
+                return reply(stream, "409 Conflict", "somebody else is sending it\n");
             };
             let Some(length) = head.length.filter(|l| *l <= awaited.max) else {
                 return reply(
@@ -276,7 +290,7 @@ mod tests {
     }
 
     fn asked(request: &[u8]) -> Result<String, String> {
-        let awaited = Awaited { restore: Mutex::new(None), max: 1000 };
+        let awaited = Awaited { restore: Mutex::new(None), sending: Mutex::new(()), max: 1000 };
         let mut line = Line(Cursor::new(request.to_vec()), Vec::new());
         answer(&mut line, &awaited)?;
         Ok(String::from_utf8_lossy(&line.1).into_owned())

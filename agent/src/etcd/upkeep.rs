@@ -5,7 +5,7 @@
 //! at a time, and the leader last (a member answers nobody meanwhile: etcd's documentation, "Maintenance").
 //! Revisions are compacted by the apiserver; here only when nothing can be written any more.
 
-use super::{Gateway, Status, shelf};
+use super::{Gateway, Status, rotation};
 use crate::channel::Channel;
 use crate::clock;
 use contract::node::{NodeConfig, State};
@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 
 /// Members are looked at this often: nobody announces an alarm.
 const LOOK: Duration = Duration::from_secs(10);
-/// Between two rounds of defragmentation, where no alarm asks for one.
+/// Between two rounds of defragmentation: members are silent meanwhile. Where nothing can be written sooner.
 const ROUNDS: Duration = Duration::from_secs(3600);
+const URGENT_ROUNDS: Duration = Duration::from_secs(120);
 /// A member copies its data when it is defragmented; a gigabyte takes seconds.
 const DEFRAGMENTING: Duration = Duration::from_secs(300);
 /// A snapshot is as long as the data.
 const TAKING: Duration = Duration::from_secs(1800);
-/// Of a quota: what is worth giving back at least, and from where on people are told. Percent.
+/// Of a quota: what is worth giving back at least, from where on people are told, and up to where writing goes on after it
+/// was used up. Percent.
 const WORTH: u64 = 6;
 const FULL: u64 = 80;
+const ROOM: u64 = 95;
 
 /// A member as the leader's agent sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,12 +52,17 @@ pub(crate) enum Chore {
     Say(String),
 }
 
-/// Decides. `is_time`: the last round was long enough ago.
-pub(crate) fn plan(members: &[Seen], is_time: bool) -> Vec<Chore> {
+/// Decides. `all`: no member is missing. `since`: the last round, none = there was none yet.
+pub(crate) fn plan(members: &[Seen], all: bool, since: Option<Duration>) -> Vec<Chore> {
+    let is_time = |rounds| since.is_none_or(|s| s >= rounds);
     let mut order: Vec<&Seen> = members.iter().collect();
     order.sort_by_key(|m| m.is_leader);
     let defragment = |m: &&Seen| Chore::Defragment(m.name.clone());
     if members.iter().any(|m| m.alarm) {
+        // Each member is silent for a while, and what is in use does not shrink by it: not over and over.
+        if !is_time(URGENT_ROUNDS) {
+            return Vec::new();
+        }
         let rooms = order.iter().map(defragment);
         return std::iter::once(Chore::Forget).chain(rooms).chain([Chore::Disarm]).collect();
     }
@@ -63,7 +71,7 @@ pub(crate) fn plan(members: &[Seen], is_time: bool) -> Vec<Chore> {
         idle >= m.quota / 100 * WORTH && idle >= m.size / 2
     };
     let fragmented: Vec<Chore> = order.iter().filter(is_worth).map(defragment).collect();
-    if is_time && !fragmented.is_empty() {
+    if all && is_time(ROUNDS) && !fragmented.is_empty() {
         return fragmented;
     }
     let full = order.iter().filter(|m| m.quota > 0 && m.in_use >= m.quota / 100 * FULL);
@@ -79,13 +87,12 @@ pub(crate) fn plan(members: &[Seen], is_time: bool) -> Vec<Chore> {
 
 /// Whether there is room again after a round.
 pub(crate) fn has_room(members: &[Seen]) -> bool {
-    members.iter().all(|m| m.size < m.quota / 100 * FULL)
+    members.iter().all(|m| m.size < m.quota / 100 * ROOM)
 }
 
 /// In a thread of its own, for ever.
 pub(crate) fn start(config: &NodeConfig, channel: Channel) {
-    let mut upkeep =
-        Upkeep { config: config.clone(), channel, since: clock::now(), round: Instant::now(), told: String::new() };
+    let mut upkeep = Upkeep { config: config.clone(), channel, since: clock::now(), round: None, told: String::new() };
     std::thread::spawn(move || {
         loop {
             // Nothing of this is what a node waits for: what failed is said, and tried again.
@@ -103,7 +110,7 @@ struct Upkeep {
     /// Since when there could have been a snapshot, seconds since the epoch.
     since: u64,
     /// When the last round was.
-    round: Instant,
+    round: Option<Instant>,
     /// What was said last.
     told: String,
 }
@@ -116,7 +123,7 @@ impl Upkeep {
             return Ok(());
         }
         let (members, all) = self.look();
-        for chore in plan(&members, all && self.round.elapsed() >= ROUNDS) {
+        for chore in plan(&members, all, self.round.map(|r| r.elapsed())) {
             self.do_it(&chore, &own)?;
         }
         Ok(())
@@ -136,7 +143,8 @@ impl Upkeep {
         let now = clock::now();
         self.since = self.since.min(now);
         // In memory they would be lost with what they are of.
-        if !matches!(self.config.state, State::Disk(_)) || !shelf::is_due(&shelf::list(), self.since, every, now) {
+        if !matches!(self.config.state, State::Disk(_)) || !rotation::is_due(&rotation::list(), self.since, every, now)
+        {
             return Ok(());
         }
         let keep = usize::try_from(etcd.snapshots).unwrap_or(usize::MAX);
@@ -144,7 +152,7 @@ impl Upkeep {
             return Ok(());
         }
         let gateway = Gateway::within(std::net::Ipv4Addr::LOCALHOST.into(), TAKING)?;
-        if let Err(e) = shelf::add(keep, own.size, now, |out| gateway.snapshot(out)) {
+        if let Err(e) = rotation::add(keep, own.size, now, |out| gateway.snapshot(out)) {
             self.say(format!("no snapshot of etcd's data: {e}"))?;
         }
         Ok(())
@@ -166,17 +174,18 @@ impl Upkeep {
     fn do_it(&mut self, chore: &Chore, own: &Status) -> Result<(), String> {
         match chore {
             Chore::Forget => {
-                self.channel.notice("etcd used up its quota: old revisions go, and members give room back")?;
+                self.round = Some(Instant::now());
+                self.say("etcd used up its quota: old revisions go, and members give room back".into())?;
                 Gateway::local()?.forget_before(own.revision())
             }
             Chore::Defragment(name) => {
                 let address = self.config.members.get(name).ok_or("no such member")?;
-                self.round = Instant::now();
+                self.round = Some(Instant::now());
                 Gateway::within(*address, DEFRAGMENTING)?.defragment()
             }
             Chore::Disarm if has_room(&self.look().0) => {
                 Gateway::local()?.disarm()?;
-                self.channel.notice("etcd has room again: writing goes on")
+                self.say("etcd has room again: writing goes on".into())
             }
             Chore::Disarm => {
                 self.say("etcd's quota is used up by what is in use; hint: delete, or raise etcd.quota".into())
@@ -198,10 +207,12 @@ mod tests {
     fn the_leader_is_the_last() {
         let members = [seen("a", true, 900, 100), seen("b", false, 900, 100), seen("c", false, 900, 800)];
         let both = vec![Chore::Defragment("b".into()), Chore::Defragment("a".into())];
-        assert_eq!(plan(&members, true), both, "and who uses its file is left alone");
-        let say = plan(&members, false);
-        assert!(matches!(&say[..], [Chore::Say(_)]), "{say:?}");
-        assert_eq!(plan(&[seen("a", true, 50, 1)], true), [], "not worth the silence");
+        assert_eq!(plan(&members, true, None), both, "and who uses its file is left alone");
+        assert_eq!(plan(&members, true, Some(ROUNDS)), both);
+        for say in [plan(&members, true, Some(ROUNDS / 2)), plan(&members, false, None)] {
+            assert!(matches!(&say[..], [Chore::Say(_)]), "{say:?}");
+        }
+        assert_eq!(plan(&[seen("a", true, 50, 1)], true, None), [], "not worth the silence");
     }
 
     #[test]
@@ -210,7 +221,8 @@ mod tests {
         members[1].alarm = true;
         let all = ["b", "a"].map(|n| Chore::Defragment(n.into()));
         let [b, a] = all;
-        assert_eq!(plan(&members, false), [Chore::Forget, b, a, Chore::Disarm]);
-        assert!(!has_room(&members) && has_room(&[seen("a", true, 500, 500)]));
+        assert_eq!(plan(&members, false, None), [Chore::Forget, b, a, Chore::Disarm], "also while one is missing");
+        assert_eq!(plan(&members, true, Some(LOOK)), [], "what is in use does not shrink by trying");
+        assert!(!has_room(&members) && has_room(&[seen("a", true, 900, 900)]));
     }
 }

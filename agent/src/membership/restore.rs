@@ -81,14 +81,15 @@ pub(crate) fn settle(number: u64) -> Result<(), String> {
 /// Puts aside what is there. It may be cut off at any point, and is then done again: what was put aside first is what is
 /// kept, for after that only half a restore can lie in its place.
 pub(crate) fn put_aside(number: u64) -> Result<(), String> {
-    aside(Path::new(paths::ETCD_DATA), Path::new(paths::ETCD_BEFORE), number)?;
+    aside(Path::new(paths::ETCD_DATA), Path::new(paths::ETCD_BEFORE), self::number()?, number)?;
     match fs::remove_file(paths::ETCD_MARK) {
         Err(e) if e.kind() != NotFound => Err(format!("{}: {e}", paths::ETCD_MARK)),
         _ => Ok(()),
     }
 }
 
-fn aside(data: &Path, before: &Path, number: u64) -> Result<(), String> {
+/// `own` is the restore that the data comes from, and `number` the one that begins.
+fn aside(data: &Path, before: &Path, own: u64, number: u64) -> Result<(), String> {
     let said = |what: &Path| {
         let what = what.display().to_string();
         move |e: std::io::Error| format!("{what}: {e}")
@@ -97,7 +98,9 @@ fn aside(data: &Path, before: &Path, number: u64) -> Result<(), String> {
     if !member.exists() {
         return Ok(());
     }
-    if kept.exists() {
+    // What a restore that was not finished put aside is what etcd had; in its place is at most what that restore made.
+    let newer = |e: fs::DirEntry| e.file_name().to_str().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > own);
+    if fs::read_dir(before).is_ok_and(|mut kept| kept.any(|e| e.is_ok_and(newer))) {
         return fs::remove_dir_all(&member).map_err(said(&member));
     }
     // One is kept: that of the restore before this one goes.
@@ -147,9 +150,12 @@ pub(crate) fn take(words: &[String]) -> Result<(), String> {
     fs::rename(&made, data.join("member")).map_err(|e| format!("{}: {e}", made.display()))?;
     sync(data)?;
     settle(number.parse().map_err(|e| format!("{number}: {e}"))?)?;
-    // It was the operator's, who has it; what is kept here are the node's own.
-    let snapshot = format!("{}-{number}", paths::SNAPSHOT_TO_RESTORE);
-    fs::remove_file(&snapshot).map_err(|e| format!("{snapshot}: {e}"))
+    // Those were the operator's, who has them, of this restore and of any that was begun before; what is kept are the node's own.
+    let (dir, name) = (Path::new(paths::SNAPSHOTS), Path::new(paths::SNAPSHOT_TO_RESTORE).file_name());
+    let begins =
+        |e: &fs::DirEntry| name.is_some_and(|n| e.file_name().as_encoded_bytes().starts_with(n.as_encoded_bytes()));
+    let said = |e: std::io::Error| format!("{}: {e}", dir.display());
+    fs::read_dir(dir).map_err(said)?.flatten().filter(begins).try_for_each(|e| fs::remove_file(e.path()).map_err(said))
 }
 
 /// What a member does that would begin: where there was a restore, only the one that restores makes a cluster anew.
@@ -221,16 +227,19 @@ mod tests {
         };
         let kept = |number: &str| fs::read_to_string(before.join(number).join("db")).ok();
         fs::create_dir_all(&data).expect("made");
-        aside(&data, &before, 3).expect("nothing there is nothing to put aside");
+        aside(&data, &before, 0, 3).expect("nothing there is nothing to put aside");
         put("first");
-        aside(&data, &before, 3).expect("put aside");
+        aside(&data, &before, 0, 3).expect("put aside");
         assert!(!data.join("member").exists());
         put("half a restore");
-        aside(&data, &before, 3).expect("again");
+        aside(&data, &before, 0, 3).expect("again");
         assert!(!data.join("member").exists());
         assert_eq!(kept("3").as_deref(), Some("first"));
+        put("half a restore");
+        aside(&data, &before, 0, 5).expect("another one, before that was finished");
+        assert_eq!((data.join("member").exists(), kept("3").as_deref()), (false, Some("first")));
         put("second");
-        aside(&data, &before, 7).expect("the next restore");
+        aside(&data, &before, 5, 7).expect("the next restore");
         assert_eq!((kept("3"), kept("7").as_deref()), (None, Some("second")), "one is kept");
     }
 

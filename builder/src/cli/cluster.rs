@@ -174,7 +174,7 @@ here its disk goes with it."
     Signal {
         /// The node
         node: String,
-        /// The service
+        /// The service, or on a master kube-apiserver, kube-controller-manager or kube-scheduler
         service: String,
         /// kill, term, stop (it hangs) or cont (it goes on)
         #[arg(value_parser = signal)]

@@ -5,10 +5,12 @@ use super::seed::dir_of;
 use super::spec::Spec;
 use super::talk::{administrator, has_kubernetes};
 use crate::keeper::Status;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lab::clock::Clock;
 use lab::probe::etcd;
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,15 +68,15 @@ fn led_by(said: &[(String, String, Option<String>)]) -> Option<String> {
 fn holder(spec: &Spec, file: &Path, status: &Status, lease: &str) -> Result<Option<String>> {
     ensure!(has_kubernetes(status), "no API");
     let client = administrator(spec, file, status, PATIENCE)?;
-    let lease: serde_json::Value = serde_json::from_str(&client.get(&format!("{LEASES}/{lease}"))?)?;
+    let lease: Value = serde_json::from_str(&client.get(&format!("{LEASES}/{lease}"))?)?;
     Ok(node_of(lease["spec"]["holderIdentity"].as_str().unwrap_or_default()).filter(|n| is_on(status, n)))
 }
 
 /// A master's apiserver, as the API knows its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiserverPod {
-    /// Of its manifest.
-    pub(crate) hash: String,
+    /// The members that its flags name.
+    pub(crate) etcd_servers: BTreeSet<String>,
     pub(crate) is_ready: bool,
 }
 
@@ -87,11 +89,20 @@ pub(crate) fn apiserver_of(
     bound: Duration,
 ) -> Result<ApiserverPod> {
     let path = format!("/api/v1/namespaces/kube-system/pods/kube-apiserver-{node}");
-    let pod: serde_json::Value = serde_json::from_str(&administrator(spec, file, now, bound)?.get(&path)?)?;
-    let hash = pod["metadata"]["annotations"]["kubernetes.io/config.hash"].as_str().context("a pod without a hash")?;
-    let ready = |c: &serde_json::Value| c["type"] == "Ready" && c["status"] == "True";
-    let is_ready = pod["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(ready));
-    Ok(ApiserverPod { hash: hash.to_owned(), is_ready })
+    let pod = administrator(spec, file, now, bound)?.get(&path)?;
+    Ok(apiserver_pod(&serde_json::from_str(&pod)?))
+}
+
+fn apiserver_pod(pod: &Value) -> ApiserverPod {
+    let container = &pod["spec"]["containers"][0];
+    let words = ["command", "args"].map(|k| container[k].as_array().cloned().unwrap_or_default());
+    let words = words.iter().flatten().filter_map(Value::as_str);
+    let servers = words.filter_map(|w| w.strip_prefix("--etcd-servers=")).flat_map(|s| s.split(','));
+    let ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+    ApiserverPod {
+        etcd_servers: servers.map(String::from).collect(),
+        is_ready: pod["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(ready)),
+    }
 }
 
 /// A holder's identity is its host's name, `_` and a number of its own.
@@ -123,6 +134,18 @@ mod tests {
         assert_eq!(led_by(&cut_off).as_deref(), Some("c"));
         assert_eq!(led_by(&[said("a", "1", None), said("b", "2", Some("3"))]), None, "that one did not answer");
         assert_eq!(led_by(&[]), None);
+    }
+
+    #[test]
+    fn an_apiserver_pod() {
+        let pod = serde_json::json!({
+            "spec": { "containers": [{ "command": ["kube-apiserver", "--etcd-servers=https://a:1,https://b:1"] }] },
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+        });
+        let pod = apiserver_pod(&pod);
+        assert!(pod.is_ready && pod.etcd_servers.len() == 2 && pod.etcd_servers.contains("https://b:1"), "{pod:?}");
+        let other = apiserver_pod(&serde_json::json!("no pod"));
+        assert!(!other.is_ready && other.etcd_servers.is_empty());
     }
 
     #[test]

@@ -117,27 +117,21 @@ fn digest_of(file: &Path) -> Result<String> {
     Ok(crate::digest::sha256(&bytes))
 }
 
-/// The nodes that were seeded before, and to which a new seed would say something new; and whether that is of etcd's members.
-pub(crate) fn differing(spec: &Spec, file: &Path) -> Result<BTreeMap<String, bool>> {
+/// Whether the seeds of nodes that were seeded before say something else than the description does.
+pub(crate) fn differs(spec: &Spec, file: &Path) -> Result<bool> {
     let secrets = Secrets::open(&dir_of(spec, file, "secrets"))?;
     let dir = dir_of(spec, file, "seed");
     let (generation, restore) = (last_generation(&dir), restore(&dir)?);
-    let mut differing = BTreeMap::new();
     for node in &spec.nodes {
         let own = dir.join(&node.name);
         let Ok(before) = std::fs::read_to_string(own.join("user-data")) else { continue };
         let network = std::fs::read_to_string(own.join("network-config")).unwrap_or_default();
         let now = files(spec, node, &secrets, generation, restore.as_ref())?;
         if now.user_data != before || now.network_config != network {
-            differing.insert(node.name.clone(), members_of(&before) != members_of(&now.user_data));
+            return Ok(true);
         }
     }
-    Ok(differing)
-}
-
-fn members_of(user_data: &str) -> Option<serde_json::Value> {
-    let body = user_data.strip_prefix("#cloud-config\n")?;
-    Some(serde_json::from_str::<serde_json::Value>(body).ok()?["quorate"]["members"].clone())
+    Ok(false)
 }
 
 /// A VM that runs reads its seed's medium when it is told to: so that it finds the new one there, that is written where the

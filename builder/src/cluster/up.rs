@@ -52,7 +52,7 @@ pub(crate) fn bring_up(
     let (runs, current) = (status(name).is_ok(), seed::is_current(spec, file)?);
     match (runs, current) {
         (true, false) => eprintln!(
-            "quorate: {} changed since its nodes were seeded; what runs is as it was: `quorate cluster down` and `up` seed anew",
+            "quorate: {} changed since its nodes were seeded; what runs is as it was; hint: `quorate cluster apply`",
             file.display()
         ),
         (false, false) => drop(seed::write(spec, file)?),

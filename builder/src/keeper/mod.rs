@@ -48,7 +48,9 @@ pub(crate) enum Request {
     Reload { images: PathBuf },
     /// A node reads its seed again.
     Replan { node: String },
-    /// A node stops in order, and its place and disk go.
+    /// A node's power button.
+    Stop { node: String },
+    /// A node's place and disk go; its power is cut if it is on.
     Forget { node: String },
     /// Faults of cables.
     Impair { nodes: Vec<String>, from: Faults, to: Faults },

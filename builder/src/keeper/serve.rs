@@ -25,8 +25,6 @@ use std::time::{Duration, Instant};
 /// An orderly shutdown takes about a guest second; a node that is not up yet does not hear the button, and an etcd leader
 /// whose followers are all going too waits for seconds for one to hand over to. Nothing is lost by cutting its power then.
 const GRACE: Duration = Duration::from_secs(2);
-/// A node that leaves sends its pods elsewhere before (init's bound for all of it is a minute). Guest time.
-const LEAVES: Duration = Duration::from_secs(70);
 /// A node answers on its port at once or never.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A request is one short line. Bytes.
@@ -172,6 +170,7 @@ impl Keeper {
                 }
                 Ok(())
             }
+            Request::Stop { node } => c.power_button(&node),
             Request::Replan { node } => {
                 c.vm(&node)?.voice.say(&ToNode::Replan)?;
                 c.note(&node, "reads its seed again");
@@ -207,13 +206,6 @@ impl Keeper {
     }
 
     fn forget(&mut self, node: &str) -> Result<()> {
-        if self.cluster.is_on(node) {
-            self.cluster.power_button(node)?;
-            // One that does not end in time loses its power.
-            if self.cluster.wait_end(node, LEAVES).is_err() {
-                self.cluster.kill(node)?;
-            }
-        }
         self.cluster.remove(node)?;
         self.spec.nodes.retain(|n| n.name != node);
         // A name that comes back is another node's: it must not find this one's identity.

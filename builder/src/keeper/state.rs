@@ -18,7 +18,7 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_ms: u64,
     /// Its last line.
     pub(crate) said: String,
-    /// The number of the seeding that it took last while it ran; none = it has that of its start.
+    /// The number of the seeding that it has; none = it does not know yet what it is.
     pub(crate) generation: Option<u64>,
     /// It holds the virtual IP, by its own word.
     pub(crate) holds_vip: bool,
@@ -93,9 +93,13 @@ pub(crate) fn state(on: bool, console: &[String], lines: &[Line], report: Option
     if state == State::Ready && unready { State::Waiting } else { state }
 }
 
-/// Which seeding a node took last since it started, by its own word (`init/src/replan.rs`).
+/// Which seeding a node has since it started, by its own word (`init/src/seek.rs`, `init/src/replan.rs`).
 pub(crate) fn generation(lines: &[Line]) -> Option<u64> {
-    let of = |line: &Line| line.text.strip_prefix("generation ")?.split_once(": ")?.0.parse().ok();
+    let of = |line: &Line| {
+        let began = || line.text.strip_prefix("node ")?.rsplit_once(", generation ").map(|(_, n)| n);
+        let took = || line.text.strip_prefix("generation ")?.split_once(": ").map(|(n, _)| n);
+        began().or_else(took)?.parse().ok()
+    };
     let since = lines.iter().rposition(|l| l.text.starts_with("mounts ok")).unwrap_or(0);
     lines[since..].iter().rev().find_map(of)
 }
@@ -137,6 +141,8 @@ mod tests {
         let said = ["generation 2: etcd started anew, node read again", "node: x", "generation 4 is not taken: no"];
         assert_eq!(generation(&lines(&said)), Some(2));
         assert_eq!(generation(&lines(&["generation 2: a", "mounts ok (1 ms)"])), None, "it started again");
+        let began = "node etcd-1 with etcd from nocloud:/dev/vdb, generation 3";
+        assert_eq!(generation(&lines(&["mounts ok", "generation 3 of nocloud:/dev/vdb replaces 1", began])), Some(3));
     }
 
     #[test]

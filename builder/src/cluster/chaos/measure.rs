@@ -1,6 +1,7 @@
 //! What clients of the API see at its virtual IP while something is done to the cluster: each request over a connection of
 //! its own, and a watch that is opened again when it is cut. Writers count upwards; a reader that is told less than was
-//! acknowledged before it asked has found a lost write, or a read that goes back in time.
+//! acknowledged before it asked has found a lost write, or a read that goes back in time. A write that was given up may still
+//! arrive: it names the version that it changes, so that it never replaces a newer one.
 
 use anyhow::{Context, Result};
 use lab::clock::Clock;
@@ -100,7 +101,10 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
             run(clock, EVERY, (0..READERS).map(reader).collect(), stop)
         });
         let writing = scope.spawn(move || {
-            let writer = |w: usize| move |n: u64| write(client, w, n + 1, &acknowledged[w]);
+            let writer = |w: usize| {
+                let mut version = None;
+                move |n: u64| write(client, w, n + 1, &mut version, &acknowledged[w])
+            };
             run(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
         });
         let watching = scope.spawn(move || watch(client, clock, stop));
@@ -132,9 +136,27 @@ fn read(client: &Client, writer: usize, known: &[AtomicU64; WRITERS], lost: &Mut
     Ok(())
 }
 
-fn write(client: &Client, writer: usize, number: u64, acknowledged: &AtomicU64) -> Result<()> {
-    client.merge(&format!("{PATH}/{}", counter(writer)), &json!({ "data": { "n": number.to_string() } }))?;
+/// `version` is what the API said last of the object's; none = it is not known, and asked for.
+fn write(
+    client: &Client,
+    writer: usize,
+    number: u64,
+    version: &mut Option<String>,
+    acknowledged: &AtomicU64,
+) -> Result<()> {
+    let path = format!("{PATH}/{}", counter(writer));
+    let version_of = |text: &str| -> Result<String> {
+        let object: Value = serde_json::from_str(text)?;
+        Ok(object["metadata"]["resourceVersion"].as_str().context("an object without a version")?.to_owned())
+    };
+    let known = match version.take() {
+        Some(known) => known,
+        None => version_of(&client.get(&path)?)?,
+    };
+    let change = json!({ "metadata": { "resourceVersion": known }, "data": { "n": number.to_string() } });
+    let answer = client.merge(&path, &change)?;
     acknowledged.store(number, Ordering::SeqCst);
+    *version = Some(version_of(&answer)?);
     Ok(())
 }
 

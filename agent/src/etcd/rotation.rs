@@ -45,17 +45,14 @@ pub(crate) fn is_due(kept: &[Kept], since: u64, every: u64, now: u64) -> bool {
     every > 0 && now >= last.saturating_add(every)
 }
 
-/// Those that go before the next one is taken: more than `keep` are never there, and of a full disk one is left.
-pub(crate) fn to_remove(kept: &[Kept], keep: usize, free: u64, needed: u64) -> usize {
-    let mut removed = (kept.len() + 1).saturating_sub(keep.max(1)).min(kept.len());
-    let freed = |n: usize| free + kept[..n].iter().map(|k| k.bytes).sum::<u64>();
-    while removed + 1 < kept.len() && freed(removed) < needed {
-        removed += 1;
-    }
-    removed
+/// How many of the oldest go so that there is room for the next one; none = there is no room even so. One always stays until
+/// the next one is there.
+pub(crate) fn to_make_room(kept: &[Kept], free: u64, needed: u64) -> Option<usize> {
+    let freed = |n: &usize| free.saturating_add(kept[..*n].iter().map(|k| k.bytes).sum());
+    (0..kept.len().max(1)).find(|n| freed(n) >= needed)
 }
 
-/// Takes the next one: `take` writes it. Not enough room, or anything else, leaves those that are there.
+/// Takes the next one: `take` writes it. Whatever fails, the newest of those that are there is still there.
 pub(crate) fn add(
     keep: usize,
     bytes: u64,
@@ -63,26 +60,37 @@ pub(crate) fn add(
     take: impl FnOnce(&mut dyn Write) -> Result<(), String>,
 ) -> Result<(), String> {
     let dir = Path::new(SNAPSHOTS);
-    let said = |e: &dyn std::fmt::Display| format!("{SNAPSHOTS}: {e}");
-    let kept = list();
     // etcd itself must find room: for a copy of its data when it is defragmented, and for its log.
     let needed = bytes.saturating_mul(3);
-    let goes = to_remove(&kept, keep, free(dir)?, needed);
-    for old in &kept[..goes] {
-        fs::remove_file(path_of(&old.name)).map_err(|e| said(&e))?;
-    }
-    let free = free(dir)?;
-    if free < needed {
+    let (kept, free) = (list(), free(dir)?);
+    let Some(goes) = to_make_room(&kept, free, needed) else {
         return Err(format!("{} MiB are free, and etcd's data needs three times its {} MiB", free >> 20, bytes >> 20));
-    }
+    };
+    remove(&kept[..goes])?;
     let incoming = path_of("incoming");
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&incoming);
+    if let Err(e) = write(&incoming, take) {
+        // Half of one takes room, and nothing else.
+        let _ = fs::remove_file(&incoming);
+        return Err(e);
+    }
+    let said = |e: std::io::Error| format!("{SNAPSHOTS}: {e}");
+    fs::rename(&incoming, path_of(&format!("etcd-{now}.db"))).map_err(said)?;
+    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(said)?;
+    let kept = list();
+    remove(&kept[..kept.len().saturating_sub(keep.max(1))])
+}
+
+fn write(path: &Path, take: impl FnOnce(&mut dyn Write) -> Result<(), String>) -> Result<(), String> {
+    let said = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut out = BufWriter::new(file.map_err(|e| said(&e))?);
     take(&mut out)?;
     let file = out.into_inner().map_err(|e| said(&e))?;
-    file.sync_all().map_err(|e| said(&e))?;
-    fs::rename(&incoming, path_of(&format!("etcd-{now}.db"))).map_err(|e| said(&e))?;
-    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| said(&e))
+    file.sync_all().map_err(|e| said(&e))
+}
+
+fn remove(kept: &[Kept]) -> Result<(), String> {
+    kept.iter().try_for_each(|k| fs::remove_file(path_of(&k.name)).map_err(|e| format!("{}: {e}", k.name)))
 }
 
 fn free(dir: &Path) -> Result<u64, String> {
@@ -108,14 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_few_are_kept_and_of_a_full_disk_one() {
-        assert_eq!(to_remove(&kept(&[1, 2]), 4, 1000, 30), 0);
-        assert_eq!(to_remove(&kept(&[1, 2, 3, 4]), 4, 1000, 30), 1);
-        assert_eq!(to_remove(&kept(&[1, 2, 3, 4, 5, 6]), 4, 1000, 30), 3);
-        assert_eq!(to_remove(&kept(&[1, 2, 3]), 4, 15, 30), 2, "so that there is room");
-        assert_eq!(to_remove(&kept(&[1, 2, 3]), 4, 0, 1000), 2, "the last one stays, whatever is needed");
-        assert_eq!(to_remove(&kept(&[1]), 0, 1000, 30), 1);
-        assert_eq!(to_remove(&[], 0, 0, 30), 0);
+    fn of_a_full_disk_as_few_go_as_are_needed() {
+        assert_eq!(to_make_room(&kept(&[1, 2, 3]), 1000, 30), Some(0));
+        assert_eq!(to_make_room(&kept(&[1, 2, 3]), 15, 30), Some(2));
+        assert_eq!(
+            to_make_room(&kept(&[1, 2, 3]), 0, 30),
+            None,
+            "nothing goes when it would not help: the last one stays"
+        );
+        assert_eq!(to_make_room(&[], 30, 30), Some(0));
+        assert_eq!(to_make_room(&[], 29, 30), None);
     }
 
     #[test]
