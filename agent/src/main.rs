@@ -11,6 +11,7 @@
 //! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health | `node.rs`, `pki/`, `chores.rs`, `membership/`, `kube/`, `lb/` |
 //! | `drain` | waits for the node's stop, and sends its pods elsewhere before | `kube/drain.rs` |
 //! | `drop-vip` | takes a virtual IP away that keepalived left behind, once | `lb/vip.rs` |
+//! | `hand-over-vip` | waits until a peer has the virtual IP of a load balancer that stops, once | `lb/vip.rs` |
 //! | `restore-etcd`, `take-restored` | a snapshot becomes etcd's data, once | `membership/restore.rs` |
 //! | `log` | writes what services print | `logs.rs` |
 
@@ -45,11 +46,12 @@ fn main() -> ExitCode {
         Some("log") => logs::run(),
         Some("drain") => kube::drain::run(),
         Some("drop-vip") => lb::vip::drop(words.first().map_or("", String::as_str)),
+        Some("hand-over-vip") => lb::vip::hand_over(words.first().map_or("", String::as_str)),
         Some("restore-etcd") => membership::restore::make(&words),
         Some("take-restored") => membership::restore::take(&words),
         _ => {
-            Err("expected one of metadata, devices, network, node, log, drain, drop-vip, restore-etcd, take-restored; \
-                 PID 1 starts this program"
+            Err("expected one of metadata, devices, network, node, log, drain, drop-vip, hand-over-vip, restore-etcd, \
+                 take-restored; PID 1 starts this program"
                 .into())
         }
     };

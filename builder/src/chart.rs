@@ -78,7 +78,7 @@ fn seconds(ms: u64) -> f64 {
 }
 
 /// About ten lines, at 1, 2 or 5 times a power of ten.
-fn step(last: u64) -> u64 {
+pub(crate) fn step(last: u64) -> u64 {
     let steps = (2..8).flat_map(|e| [1, 2, 5].map(|n| n * 10_u64.pow(e)));
     steps.into_iter().find(|s| last / s <= 12).unwrap_or(10_000_000)
 }
@@ -121,7 +121,7 @@ fn critical(report: &BootReport) -> Vec<&str> {
     path
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 

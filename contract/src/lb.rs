@@ -8,6 +8,12 @@ pub const CONNECT_MS: u32 = 200;
 /// A server that is down for so long, longer than a connection is in the making, is dead: its connections are cut.
 pub const SETTLED_MS: u32 = 220;
 const _: () = assert!(SETTLED_MS > CONNECT_MS);
+/// Connections to the virtual IP may go on for so long on a load balancer that gave it up, or that stops. New ones go to its
+/// new holder; those of an external load balancer finish what they are about.
+pub const DRAIN_MS: u32 = 3000;
+/// A peer that is told that the holder stops has the virtual IP within two advertisements (RFC 9568, 6.1: the skew time); when
+/// nobody takes it, nothing is won by waiting longer.
+pub const HAND_OVER_MS: u32 = 500;
 /// The backend of the masters that are alive, by their health; and the last resort's, of those that accept connections.
 pub const BACKENDS: [&str; 2] = ["ready", "reachable"];
 

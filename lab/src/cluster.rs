@@ -237,10 +237,25 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes all faults away.
-    pub fn heal(&mut self) {
+    /// Nodes' first disks do at most so many operations in a second of the guest's time; 0 = as many as they can.
+    pub fn slow_disks(&mut self, names: &[String], operations: u32) -> Result<()> {
+        for name in names {
+            self.vm(name)?.slow_disk(operations)?;
+            self.note(name, &format!("disk: {operations} operations a second"));
+        }
+        Ok(())
+    }
+
+    /// Takes all faults of cables and disks away.
+    pub fn heal(&mut self) -> Result<()> {
         self.switch.heal();
         self.note("lab", "healed");
+        for name in self.names() {
+            if self.is_on(&name) {
+                self.vm(&name)?.slow_disk(0)?;
+            }
+        }
+        Ok(())
     }
 
     /// The switch.

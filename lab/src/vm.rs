@@ -137,6 +137,14 @@ impl Vm {
         self.qmp.run("device_add", &device).map(|_| ())
     }
 
+    /// From now on its first disk does at most so many operations in a second of the guest's time; 0 = as many as it can.
+    pub fn slow_disk(&mut self, operations: u32) -> Result<()> {
+        let limit = json!({
+            "id": "disk0-device", "iops": operations, "iops_rd": 0, "iops_wr": 0, "bps": 0, "bps_rd": 0, "bps_wr": 0,
+        });
+        self.qmp.run("block_set_io_throttle", &limit).map(|_| ())
+    }
+
     /// Asks the guest to let a disk go; it is gone when the guest has done so.
     pub fn unplug(&mut self, id: &str) -> Result<()> {
         self.qmp.run("device_del", &json!({ "id": format!("{id}-device") })).map(|_| ())

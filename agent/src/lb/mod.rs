@@ -23,8 +23,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use watch::{Decision, Watch};
+
+/// See [`contract::lb::DRAIN_MS`].
+const DRAIN: Duration = Duration::from_millis(contract::lb::DRAIN_MS as u64);
 
 /// Goes on for ever; its end is an error of this process.
 pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String> {
@@ -44,12 +47,25 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
     let began = Instant::now();
     let mut next = began;
     let mut held = None;
+    // Until when the loopback has the address that was given up.
+    let mut kept: Option<Instant> = None;
     loop {
         if let Some(vip) = vip {
             let holds = vip::is_here(&mut netlink, vip)?;
-            if held.replace(holds) != Some(holds) {
+            if held != Some(holds) {
+                // Of one that was killed there may be something left.
+                if holds {
+                    vip::keep(&mut netlink, vip)?
+                } else if held.is_none() {
+                    vip::let_go(&mut netlink, vip)?
+                }
+                kept = (held == Some(true)).then(|| Instant::now() + DRAIN);
+                held = Some(holds);
                 write("holding", &format!("{}\n", if holds { watch::HOLDING } else { 0 }))?;
                 tell_holding(vip, holds, began, channel)?;
+            }
+            if kept.take_if(|until| Instant::now() >= *until).is_some() {
+                vip::let_go(&mut netlink, vip)?;
             }
         }
         if Instant::now() >= next {
@@ -58,7 +74,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
             next = Instant::now() + watch.patience(began.elapsed());
         }
-        wait(&events, next)?;
+        wait(&events, kept.map_or(next, |until| until.min(next)))?;
     }
 }
 

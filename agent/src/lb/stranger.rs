@@ -49,7 +49,8 @@ pub(super) fn listen(config: &NodeConfig, vip: IpAddr, channel: Channel) {
     });
 }
 
-fn open(own: IpAddr, vip: IpAddr) -> io::Result<OwnedFd> {
+/// A socket that hears what VRRP routers tell this node.
+pub(super) fn open(own: IpAddr, vip: IpAddr) -> io::Result<OwnedFd> {
     let fd = raw(if vip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })?;
     match own {
         IpAddr::V4(ip) => setsockopt(&fd, IpAddMembership, &IpMembershipRequest::new(GROUP_V4, Some(ip)))?,
@@ -71,7 +72,7 @@ fn raw(family: i32) -> io::Result<OwnedFd> {
 }
 
 /// The next packet's sender and virtual router id; none for what is no VRRP.
-fn receive(fd: &OwnedFd, ipv4: bool) -> io::Result<Option<(IpAddr, u8)>> {
+pub(super) fn receive(fd: &OwnedFd, ipv4: bool) -> io::Result<Option<(IpAddr, u8)>> {
     let mut packet = [0; PACKET];
     let (length, from) = match recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut packet) {
         Ok((n, Some(from))) => (n, from),

@@ -205,9 +205,21 @@ here its disk goes with it."
         #[command(flatten)]
         which: Which,
     },
-    /// Take faults of the network away: of these nodes, or all there are
+    /// Make nodes' state disks slow; `heal` without nodes takes it back
+    SlowDisk {
+        /// The nodes
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// So many reads, writes and flushes in a second of the guest's time; 0 = no bound
+        #[arg(long, default_value_t = 20)]
+        iops: u32,
+        /// Of which cluster.
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take faults of the network and of disks away: of these nodes' cables, or all there are
     Heal {
-        /// The nodes; none = all, and every division
+        /// The nodes; none = all, and every division and slow disk
         nodes: Vec<String>,
         /// Of which cluster.
         #[command(flatten)]

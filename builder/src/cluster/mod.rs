@@ -70,6 +70,9 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         }
         Command::Cut(cut) => operate::cut(cut),
         Command::Divide { sets, which } => operate::divide(which, sets),
+        Command::SlowDisk { nodes, iops, which } => {
+            operate::request(which, &Request::SlowDisk { nodes: nodes.clone(), operations: *iops })
+        }
         Command::Heal { nodes, which } => operate::heal(which, nodes),
         Command::Capture { node, out, which } => {
             let out = std::path::absolute(out)?;

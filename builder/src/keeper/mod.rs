@@ -56,6 +56,8 @@ pub(crate) enum Request {
     Impair { nodes: Vec<String>, from: Faults, to: Faults },
     /// Sets that hear themselves only.
     Divide { sets: Vec<Vec<String>> },
+    /// Their disks do so many operations in a second at most; 0 = no bound.
+    SlowDisk { nodes: Vec<String>, operations: u32 },
     /// No faults at all.
     Heal,
     /// Write a cable's traffic down.

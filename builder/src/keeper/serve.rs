@@ -178,10 +178,8 @@ impl Keeper {
             }
             Request::Impair { nodes, from, to } => c.impair(&nodes, &from, &to),
             Request::Divide { sets } => c.divide(&sets),
-            Request::Heal => {
-                c.heal();
-                Ok(())
-            }
+            Request::SlowDisk { nodes, operations } => c.slow_disks(&nodes, operations),
+            Request::Heal => c.heal(),
             Request::Capture { node, out } => c.switch().capture(&node, &out),
             Request::Save { name } => c.save(&machines::snapshot_dir(&self.spec, &name)?),
             Request::Restore { name } => c.restore(&machines::snapshot_dir(&self.spec, &name)?),
@@ -288,7 +286,9 @@ impl Keeper {
     fn shut_down(&mut self) {
         let names = self.cluster.names();
         // Cut off, a node could not hand its part over: the faults go first.
-        self.cluster.heal();
+        if let Err(e) = self.cluster.heal() {
+            eprintln!("quorate: {e:#}");
+        }
         for name in &names {
             // One that does not hear the button, or not in time, loses its power with the rest.
             let _ = self.cluster.power_button(name);

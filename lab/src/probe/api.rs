@@ -26,6 +26,8 @@ pub struct Client {
 /// What became of a stream that was held. Guest time.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
+    /// What HTTP said of it.
+    pub status: u16,
     /// How it ended; none = it went on until it was told to stop.
     pub cut: Option<String>,
     /// How long it was held.
@@ -105,35 +107,47 @@ impl Client {
         self.hold_telling(path, clock, stop, || {})
     }
 
-    /// The same, for so long at most, guest time: whoever is at the other end may be gone without a word.
-    pub fn hold_for(&self, path: &str, clock: Clock, stop: &AtomicBool, most: Duration) -> Result<Held> {
-        self.held(path, clock, stop, most, || {})
+    /// Holds it for so long at most, guest time, because whoever is at the other end may be gone without a word; `heard` gets
+    /// what it says, and answers whether that is enough.
+    pub fn follow(&self, path: &str, clock: Clock, most: Duration, heard: impl FnMut(&[u8]) -> bool) -> Result<Held> {
+        self.held(path, clock, &AtomicBool::new(false), most, || {}, heard)
     }
 
-    /// The same; tells when it is open.
+    /// Holds a stream as [`Client::hold`] does; tells when it is open.
     pub fn hold_telling(&self, path: &str, clock: Clock, stop: &AtomicBool, opened: impl FnOnce()) -> Result<Held> {
-        self.held(path, clock, stop, HOLD_MAX, opened)
+        self.held(path, clock, stop, HOLD_MAX, opened, |_| false)
     }
 
-    fn held(&self, path: &str, clock: Clock, stop: &AtomicBool, most: Duration, opened: impl FnOnce()) -> Result<Held> {
+    fn held(
+        &self,
+        path: &str,
+        clock: Clock,
+        stop: &AtomicBool,
+        most: Duration,
+        opened: impl FnOnce(),
+        mut heard: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Held> {
         let open = Some(clock.host(OPEN));
         let bounds = self.agent.get(format!("{}{path}", self.url)).config().timeout_connect(open);
         let bounds = bounds.timeout_recv_response(open).timeout_recv_body(Some(clock.host(most)));
-        let mut stream = bounds.build().call()?.into_body().into_reader();
+        let answer = bounds.build().call()?;
+        let status = answer.status().as_u16();
+        let mut stream = answer.into_body().into_reader();
         opened();
         let began = Instant::now();
         let (mut last, mut silence) = (began, Duration::ZERO);
         let mut buffer = [0; 4096];
         let mut cut = None;
-        while cut.is_none() && !stop.load(Ordering::Relaxed) {
+        let mut enough = false;
+        while cut.is_none() && !enough && !stop.load(Ordering::Relaxed) {
             match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => {}
+                Ok(n) if n > 0 => enough = heard(&buffer[..n]),
                 Ok(_) => cut = Some("closed".to_owned()),
                 Err(e) => cut = Some(e.to_string()),
             }
             silence = silence.max(last.elapsed());
             last = Instant::now();
         }
-        Ok(Held { cut, lasted: clock.guest(began.elapsed()), silence: clock.guest(silence) })
+        Ok(Held { status, cut, lasted: clock.guest(began.elapsed()), silence: clock.guest(silence) })
     }
 }

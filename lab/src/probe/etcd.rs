@@ -106,6 +106,12 @@ impl Client {
         Ok((id, answer["leader"].as_str().filter(|l| *l != "0").map(String::from)))
     }
 
+    /// The term of its leader: how many elections there were.
+    pub fn term(&self) -> Result<String> {
+        let answer = self.call("/v3/maintenance/status", &json!({}))?;
+        Ok(answer["raftTerm"].as_str().context("no term")?.to_owned())
+    }
+
     /// The newest revision that this member knows.
     pub fn revision(&self) -> Result<u64> {
         let answer = self.call("/v3/maintenance/status", &json!({}))?;

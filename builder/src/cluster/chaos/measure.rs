@@ -1,8 +1,9 @@
 //! What clients of the API see at its virtual IP while something is done to the cluster: each request over a connection of
-//! its own, and a watch that is opened again when it is cut. Writers count upwards; a reader that is told less than was
+//! its own, and a watch (`watch.rs`). Writers count upwards; a reader that is told less than was
 //! acknowledged before it asked has found a lost write, or a read that goes back in time. A write that was given up may still
 //! arrive: it names the version that it changes, so that it never replaces a newer one.
 
+use super::watch::{self, Seen};
 use anyhow::{Context, Result};
 use lab::clock::Clock;
 use lab::probe::{Record, api::Client, run};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-const PATH: &str = "/api/v1/namespaces/default/configmaps";
+pub(super) const PATH: &str = "/api/v1/namespaces/default/configmaps";
 /// While one waits in vain, another may be answered already.
 const READERS: usize = 4;
 const WRITERS: usize = 2;
@@ -22,12 +23,10 @@ const EVERY: Duration = Duration::from_millis(50);
 /// A request that is not answered within this has failed, guest time: short, because whoever waits for somebody who is gone
 /// does not see that another answers already; long enough for an emulated master that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);
-/// A watch is opened anew after this: one whose other end is gone hears nothing of it. Guest time.
-const WATCHED: Duration = Duration::from_secs(6);
-/// Writers write all the time: who hears nothing for so long is cut off. Guest time.
-const SILENCE: Duration = Duration::from_secs(2);
-/// Between two tries to open a watch, guest time.
-const REOPEN: Duration = Duration::from_millis(50);
+/// The watch is told the end by a write, which is tried so often.
+const LAST_WRITES: u32 = 20;
+/// ... and it is told within this: it is opened anew after six seconds. Guest time.
+const LAST: Duration = Duration::from_secs(15);
 
 /// What was seen. Times are guest milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,8 +43,14 @@ pub(crate) struct Figures {
     pub(crate) slowest_ms: f64,
     /// How often the watch was cut.
     pub(crate) watch_cut: usize,
+    /// How often it had to begin anew, because what it had seen last is compacted.
+    #[serde(default)]
+    pub(crate) watch_anew: usize,
     /// What must never be: acknowledged, and not there.
     pub(crate) lost: Vec<String>,
+    /// What was not done to it and changed all the same: leaders, the virtual IP, programs that started again.
+    #[serde(default)]
+    pub(crate) changed: Vec<String>,
     /// Until the cluster had noticed, where that is a question of the row.
     #[serde(default)]
     pub(crate) noticed_ms: Option<f64>,
@@ -54,7 +59,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    fn of(reads: &Record, writes: &Record, watch_cut: usize, lost: Vec<String>) -> Self {
+    fn of(reads: &Record, writes: &Record, watch: &Seen, lost: Vec<String>) -> Self {
         let (r, w) = (reads.summary(), writes.summary());
         Self {
             read_gap_ms: r.gap_ms,
@@ -64,12 +69,24 @@ impl Figures {
             writes: w.answered + w.failed,
             writes_failed: w.failed,
             slowest_ms: r.max_ms.max(w.max_ms),
-            watch_cut,
+            watch_cut: watch.cut.len(),
+            watch_anew: watch.anew,
             lost,
+            changed: vec![],
             noticed_ms: None,
             healthy_ms: 0.0,
         }
     }
+}
+
+/// All that was written down of one row.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) figures: Figures,
+    pub(super) reads: Record,
+    pub(super) writes: Record,
+    /// When the watch was cut, guest time since the clients began.
+    pub(super) cut: Vec<Duration>,
 }
 
 fn counter(writer: usize) -> String {
@@ -89,12 +106,14 @@ pub(super) fn prepare(client: &Client) -> Result<()> {
 }
 
 /// Asks and writes while `act` is done.
-pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result<()>) -> Result<Figures> {
+pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result<()>) -> Result<Told> {
     let stop = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let acknowledged: [AtomicU64; WRITERS] = Default::default();
+    let all: [Mutex<Vec<u64>>; WRITERS] = Default::default();
     let lost = Mutex::new(Vec::new());
-    let (reads, writes, cut, acted) = std::thread::scope(|scope| {
-        let (stop, acknowledged, lost) = (&stop, &acknowledged, &lost);
+    let (reads, writes, seen, acted) = std::thread::scope(|scope| {
+        let (stop, over, acknowledged, all, lost) = (&stop, &over, &acknowledged, &all, &lost);
         let reading = scope.spawn(move || {
             // Half of them read what one writer writes.
             let reader = |r: usize| move |_: u64| read(client, r % WRITERS, acknowledged, lost);
@@ -103,19 +122,44 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
         let writing = scope.spawn(move || {
             let writer = |w: usize| {
                 let mut version = None;
-                move |n: u64| write(client, w, n + 1, &mut version, &acknowledged[w])
+                move |n: u64| {
+                    write(client, w, n + 1, &mut version, &acknowledged[w])?;
+                    all[w].lock().unwrap_or_else(PoisonError::into_inner).push(n + 1);
+                    Ok(())
+                }
             };
             run(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
         });
-        let watching = scope.spawn(move || watch(client, clock, stop));
+        let (tell, told) = std::sync::mpsc::channel();
+        let watching = scope.spawn(move || {
+            let seen = watch::hold(client, clock, over);
+            // Who waits for it no more has given it up.
+            let _ = tell.send(());
+            seen
+        });
         let acted = act();
         stop.store(true, Ordering::Relaxed);
-        (reading.join(), writing.join(), watching.join(), acted)
+        let (reads, writes) = (reading.join(), writing.join());
+        if (0..LAST_WRITES).any(|_| end(client).is_ok()) {
+            let _ = told.recv_timeout(clock.host(LAST));
+        }
+        over.store(true, Ordering::Relaxed);
+        (reads, writes, watching.join(), acted)
     });
     acted?;
     let panicked = |_| anyhow::anyhow!("a client of the probe panicked");
-    let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Figures::of(&reads.map_err(panicked)?, &writes.map_err(panicked)?, cut.map_err(panicked)?, lost))
+    let (reads, writes, seen) = (reads.map_err(panicked)?, writes.map_err(panicked)?, seen.map_err(panicked)?);
+    let mut lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (writer, numbers) in all.into_iter().enumerate() {
+        lost.extend(seen.missed(&counter(writer), &numbers.into_inner().unwrap_or_else(PoisonError::into_inner)));
+    }
+    lost.extend(seen.wrong());
+    Ok(Told { figures: Figures::of(&reads, &writes, &seen, lost), reads, writes, cut: seen.cut })
+}
+
+/// The last write, after which the watch has nothing to wait for.
+fn end(client: &Client) -> Result<()> {
+    client.merge(&format!("{PATH}/{}", counter(0)), &json!({ "data": { "n": watch::END } })).map(drop)
 }
 
 /// Whether the API says that a node is Ready.
@@ -158,19 +202,4 @@ fn write(
     acknowledged.store(number, Ordering::SeqCst);
     *version = Some(version_of(&answer)?);
     Ok(())
-}
-
-/// How often it was cut.
-fn watch(client: &Client, clock: Clock, stop: &AtomicBool) -> usize {
-    let mut cut = 0;
-    while !stop.load(Ordering::Relaxed) {
-        match client.hold_for(&format!("{PATH}?watch=true"), clock, stop, WATCHED) {
-            // It went on as long as it was to, or until the end.
-            Ok(held) if held.silence < SILENCE && (held.cut.is_none() || held.lasted >= WATCHED.mul_f64(0.95)) => {}
-            Ok(_) => cut += 1,
-            // Nobody is there who could be asked.
-            Err(_) => std::thread::sleep(clock.host(REOPEN)),
-        }
-    }
-    cut
 }

@@ -5,11 +5,16 @@
 //! |---|---|
 //! | what is done to whom? | `rows.rs`, as data |
 //! | what do clients see meanwhile? | `measure.rs` |
-//! | what is kept and shown? | `report.rs` |
+//! | is the watch told of everything? | `watch.rs` |
+//! | what changed that nobody touched? | `changed.rs` |
+//! | what is kept and shown? | `report.rs`; `timeline.rs` draws |
 
+mod changed;
 mod measure;
 mod report;
 mod rows;
+mod timeline;
+mod watch;
 
 use super::leaders;
 use super::machines::{image_of, snapshot_dir, state_dir};
@@ -73,7 +78,10 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
             eprintln!("quorate: {}: {}", row.name, row.what);
             up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
             match measured(&own, &spec, row) {
-                Ok(figures) => results.keep(row.name, pace, figures)?,
+                Ok((figures, picture)) => {
+                    results.keep(row.name, pace, figures)?;
+                    crate::store::write_whole(&picture_of(&dir, row), picture.as_bytes())?;
+                }
                 Err(e) => {
                     let said = format!("{}: {e:#}", row.name);
                     eprintln!("quorate: {said}");
@@ -86,10 +94,15 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     }
     match args.format {
         Format::Json => println!("{}", results.json()?),
-        Format::Text => print!("{}", results.table(&rows)),
+        Format::Text => {
+            print!("{}", results.table(&rows));
+            println!("Timelines: {}", dir.join("timelines").display());
+        }
     }
     let lost = results.lost(&rows);
     ensure!(lost.is_empty(), "acknowledged writes were lost, or reads went back in time:\n{}", lost.join("\n"));
+    let alarms = results.alarms(&rows);
+    ensure!(alarms.is_empty(), "nothing was done, and all the same:\n{}", alarms.join("\n"));
     ensure!(failed.is_empty(), "rows that could not be measured:\n{}", failed.join("\n"));
     Ok(())
 }
@@ -161,12 +174,23 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     Ok(pace)
 }
 
-fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
+/// A row's timeline.
+fn picture_of(dir: &Path, row: &Row) -> PathBuf {
+    dir.join("timelines").join(format!("{}.svg", row.name))
+}
+
+/// The figures, and the timeline as SVG.
+fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, String)> {
     let now = status(&spec.cluster.name)?;
     let clock = Clock::new(now.dilation)?;
     let client = administrator(spec, own, &now, measure::PATIENCE)?;
-    let (mut last, mut noticed, mut healthy) = (Instant::now(), None, Duration::ZERO);
-    let mut figures = measure::around(&client, clock, || {
+    let patient = administrator(spec, own, &now, NOTICED)?;
+    let before = changed::counts(spec, own, &now, &patient)?;
+    let began = Instant::now();
+    let (mut last, mut noticed, mut healthy) = (began, None, Duration::ZERO);
+    let mut marks: Vec<timeline::Mark> = Vec::new();
+    let mut told = measure::around(&client, clock, || {
+        let mut mark = |text: String| marks.push((clock.guest(began.elapsed()), text));
         // How long nothing is done, not a wait for an event.
         std::thread::sleep(clock.host(CALM));
         for step in row.steps {
@@ -174,10 +198,12 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
                 Step::Until(notice) => {
                     until(own, spec, &client, *notice)?;
                     noticed = Some(last.elapsed());
+                    mark(notice.word().into());
                 }
                 Step::Calm(_) => done(own, spec, clock, *step)?,
                 _ => {
                     last = Instant::now();
+                    mark(step.word());
                     done(own, spec, clock, *step)?;
                 }
             }
@@ -186,11 +212,15 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<measure::Figures> {
         let mut answers = ask(&spec.cluster.name, &Request::Follow { nodes: all, patience: PATIENCE })?;
         while answers.next()?.is_some() {}
         healthy = last.elapsed();
+        mark("all ready".into());
         Ok(())
     })?;
-    figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
-    figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
-    Ok(figures)
+    let after = changed::counts(spec, own, &status(&spec.cluster.name)?, &patient)?;
+    told.figures.changed = changed::between(&before, &after);
+    told.figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
+    told.figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
+    let picture = timeline::draw(row.what, &told, &marks);
+    Ok((told.figures, picture))
 }
 
 /// Waits until the cluster has noticed: nobody announces it to those outside.
@@ -254,6 +284,7 @@ fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
             let first = with.next().into_iter().collect();
             tell(name, &Request::Divide { sets: vec![first, with.collect()] })
         }
+        Step::Slow(whom, operations) => tell(name, &Request::SlowDisk { nodes: nodes(whom)?, operations }),
         Step::Heal => tell(name, &Request::Heal),
         Step::Signal(whom, service, signal) => {
             let runs_it = |n: &String| {

@@ -1,7 +1,7 @@
 //! What is kept of the rows that were run (`results.json` beside the cluster), and the table that is shown.
 
 use super::measure::Figures;
-use super::rows::Row;
+use super::rows::{QUIET, Row};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -89,6 +89,12 @@ impl Results {
             );
         }
         text
+    }
+
+    /// What changed in the row in which nothing is done.
+    pub(crate) fn alarms(&self, rows: &[&Row]) -> Vec<String> {
+        let quiet = rows.iter().filter(|r| r.name == QUIET).filter_map(|r| self.of(r.name));
+        quiet.flat_map(|m| m.figures.changed.clone()).collect()
     }
 
     /// What must never be.

@@ -39,7 +39,9 @@ pub(crate) enum Step {
     Bad { loss: u8, delay_ms: u8, jitter_ms: u8 },
     /// Of the nodes with a role the first and the others do not hear each other; all other nodes hear them.
     Apart(Role),
-    /// No faults of cables.
+    /// Its disk does so many operations in a second.
+    Slow(Whom, u32),
+    /// No faults of cables and disks.
     Heal,
     /// To a service.
     Signal(Whom, &'static str, ServiceSignal),
@@ -71,9 +73,54 @@ pub(crate) struct Row {
     pub(crate) steps: &'static [Step],
 }
 
+impl Step {
+    /// For a timeline.
+    pub(crate) fn word(&self) -> String {
+        match self {
+            Kill(whom) => format!("power off: {}", whom.word()),
+            Start => "power on".into(),
+            Wipe => "disk wiped".into(),
+            Reboot(whom) => format!("reboot: {}", whom.word()),
+            InTurn => "reboot in turn".into(),
+            Cut(whom) => format!("cut off: {}", whom.word()),
+            Bad { loss, delay_ms, jitter_ms } => format!("network: {loss} % loss, {delay_ms} ms +- {jitter_ms} ms"),
+            Apart(role) => format!("{role}: the first and the others apart"),
+            Slow(whom, operations) => format!("{operations} operations of the disk a second: {}", whom.word()),
+            Heal => "healed".into(),
+            Signal(whom, service, signal) => format!("{} for {service}: {}", signal.word(), whom.word()),
+            Clock(by) => format!("clocks {by:+} s"),
+            Calm(ms) => format!("nothing for {ms} ms"),
+            Until(notice) => notice.word().into(),
+        }
+    }
+}
+
+impl Whom {
+    fn word(self) -> String {
+        match self {
+            Holder => "the virtual IP's holder".into(),
+            Leader => "etcd's leader".into(),
+            Controllers => "who runs the controllers".into(),
+            Whom::Some(role) => format!("one {role}"),
+            Whom::Two(role) => format!("two {role}"),
+            All => "all".into(),
+        }
+    }
+}
+
+impl Notice {
+    /// For a timeline.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            TakenOver => "taken over",
+            NotReady => "NotReady",
+        }
+    }
+}
+
 use Notice::{NotReady, TakenOver};
 use ServiceSignal::{Cont, Kill as Sigkill, Stop};
-use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Reboot, Signal, Start, Until, Wipe};
+use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Reboot, Signal, Slow, Start, Until, Wipe};
 use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
@@ -87,6 +134,26 @@ const WORKER: &[Role] = &[Role::Worker];
 const fn row(name: &'static str, what: &'static str, needs: &'static [Role], steps: &'static [Step]) -> Row {
     Row { name, what, needs, steps }
 }
+
+/// So often the power goes in `all-power-often`, each time after longer: from the kernel's first moment until all is ready.
+const CUTS: usize = 20;
+const CUT_STEPS: usize = CUTS * 3 - 1;
+const OFTEN: [Step; CUT_STEPS] = {
+    let mut steps = [Kill(All); CUT_STEPS];
+    let mut i = 0;
+    while i < CUTS {
+        if i > 0 {
+            steps[3 * i - 1] = Calm(500 * i as u64);
+        }
+        steps[3 * i] = Kill(All);
+        steps[3 * i + 1] = Start;
+        i += 1;
+    }
+    steps
+};
+
+/// The row in which nothing may change.
+pub(crate) const QUIET: &str = "quiet";
 
 /// All of it.
 pub(crate) const ROWS: &[Row] = &[
@@ -158,8 +225,22 @@ pub(crate) const ROWS: &[Row] = &[
         &[],
         &[Bad { loss: 1, delay_ms: 15, jitter_ms: 5 }, Calm(20_000), Heal],
     ),
+    row(
+        "slow-disk",
+        "the disk of etcd's leader does 20 operations a second",
+        ETCD,
+        &[Slow(Leader, 20), Calm(15_000), Heal],
+    ),
+    row(
+        "no-majority",
+        "two members hang for five minutes",
+        ETCD,
+        &[Signal(Whom::Two(Role::Etcd), "etcd", Stop), Calm(300_000), Signal(All, "etcd", Cont)],
+    ),
     row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
+    row("all-power-often", "every node loses power, 20 times in a row, while it boots", &[], &OFTEN),
+    row(QUIET, "ten minutes in which nothing is done", &[], &[Calm(600_000)]),
     row(
         "clock-ahead",
         "every clock jumps an hour ahead, and back",
@@ -191,7 +272,7 @@ mod tests {
             let has = |wanted: fn(&Step) -> bool| row.steps.iter().any(wanted);
             assert_eq!(has(|s| matches!(s, Kill(_))), has(|s| matches!(s, Start)), "{}: power", row.name);
             assert_eq!(
-                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(_))),
+                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(_) | Slow(..))),
                 has(|s| matches!(s, Heal)),
                 "{}: cables",
                 row.name

@@ -18,10 +18,10 @@ use std::net::SocketAddr;
 const AUDIT_MEGABYTES: u32 = 100;
 const AUDIT_FILES: u32 = 4;
 /// Who leads renews within `RENEW` and is believed for `LEASE`; who does not looks every `RETRY`: a dead leader's work is
-/// taken over after 5 to 7 s instead of 15 to 17. An election of etcd, which nobody can write through, takes a second.
-const LEASE: &str = "5s";
-const RENEW: &str = "4s";
-const RETRY: &str = "1s";
+/// taken over after 4 to 5 s instead of 15 to 17. An election of etcd, which nobody can write through, takes a second.
+const LEASE: &str = "4s";
+const RENEW: &str = "3s";
+const RETRY: &str = "500ms";
 /// A node that has not been heard of for so long is NotReady, 50 s by default; a quarter of its lease
 /// (`kubelet.rs`) is how often it is heard of, so that four words in a row must be lost.
 const NODE_GRACE: &str = "16s";

@@ -49,7 +49,7 @@ const APISERVER: Reasons = &[
     ("tls-private-key-file", OWN_DIRECTORY),
 ];
 
-const TAKEN_OVER: &str = "a dead leader's work is taken over after 5 to 7 s instead of 15 to 17";
+const TAKEN_OVER: &str = "a dead leader's work is taken over after 4 to 5 s instead of 15 to 17";
 const NOT_READY: &str = "a dead node is NotReady within 20 s instead of 55";
 
 const CONTROLLER_MANAGER: Reasons = &[

@@ -13,6 +13,7 @@ mod keepalived;
 
 use super::{File, NodePlan, directory, owned};
 use contract::control::condition::{ADDRESS, LINK};
+use contract::lb::{DRAIN_MS, HAND_OVER_MS};
 use contract::node::NodeConfig;
 use contract::service::{Kills, Ready, ReloadSignal, Service, StopSignal};
 use contract::{paths, users};
@@ -38,9 +39,8 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
 const HAPROXY_CFG: &str = "/run/quorate/lb/haproxy.cfg";
 const KEEPALIVED_CONF: &str = "/run/quorate/lb/keepalived.conf";
 
-/// How long connections may go on when the node stops. The virtual IP is gone by then, and with it most clients; those of an
-/// external load balancer finish what they are about.
-const DRAIN_MS: u64 = 3000;
+/// To start the program that waits for the peer, and to end it.
+const MARGIN_MS: u64 = 500;
 
 fn file(path: &str, content: String) -> File {
     File { path: path.into(), mode: 0o644, owner: users::ROOT, content }
@@ -61,7 +61,7 @@ fn haproxy_service() -> Service {
         farewell: vec![],
         farewell_ms: 0,
         stop: StopSignal::Usr1,
-        stop_ms: Some(DRAIN_MS),
+        stop_ms: Some(DRAIN_MS.into()),
         reload: Some(ReloadSignal::Usr2),
         provides: vec![],
         ready: Ready::Notify,
@@ -96,8 +96,9 @@ fn keepalived_service(vip: &str) -> Service {
         stops_after: vec![],
         // One that was killed leaves the address behind, and its peer takes it: nobody may hold it twice.
         after: owned(&[paths::AGENT, "drop-vip", vip]),
-        farewell: vec![],
-        farewell_ms: 0,
+        // HAProxy, which is stopped next, takes connections until its peer has the address: nobody is refused in between.
+        farewell: owned(&[paths::AGENT, "hand-over-vip", vip]),
+        farewell_ms: u64::from(HAND_OVER_MS) + MARGIN_MS,
         stop: StopSignal::Term,
         stop_ms: None,
         reload: Some(ReloadSignal::Hup),

@@ -1,0 +1,96 @@
+//! What changed although nobody did anything to it: elections, moves of the virtual IP, programs that started again, nodes that
+//! were taken for dead. Counters that the cluster keeps itself, read before and after.
+
+use super::super::seed::dir_of;
+use super::super::spec::Spec;
+use crate::keeper::client::ask;
+use crate::keeper::{Answer, Request, Status};
+use anyhow::{Context, Result};
+use lab::clock::Clock;
+use lab::probe::{api::Client, etcd};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What the agent says each time that its node takes the virtual IP.
+const TAKES: &str = ": holds the virtual IP";
+
+/// Counters and moments by what they count.
+pub(super) type Counts = BTreeMap<String, String>;
+
+/// As they stand.
+pub(super) fn counts(spec: &Spec, own: &Path, now: &Status, client: &Client) -> Result<Counts> {
+    let mut all = Counts::new();
+    let get = |path: &str| -> Result<Value> { Ok(serde_json::from_str(&client.get(path)?)?) };
+    for name in ["kube-controller-manager", "kube-scheduler"] {
+        let lease = get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}"))?;
+        all.insert(format!("leaders of {name}"), lease["spec"]["leaseTransitions"].to_string());
+    }
+    all.extend(restarts(&get("/api/v1/namespaces/kube-system/pods")?));
+    all.extend(ready_since(&get("/api/v1/nodes")?));
+    for node in now.nodes.iter().filter(|n| n.pid.is_some()) {
+        let request = Request::Logs { node: node.name.clone(), service: None, lines: u32::MAX, follow: false };
+        let mut answers = ask(&spec.cluster.name, &request)?;
+        let mut taken = 0;
+        while let Some(answer) = answers.next()? {
+            taken += usize::from(matches!(answer, Answer::Line { text } if text.contains(TAKES)));
+        }
+        if taken > 0 {
+            all.insert(format!("virtual IP taken by {}", node.name), taken.to_string());
+        }
+    }
+    if let Some(at) = now.etcd.values().next() {
+        let etcd = etcd::Client::new(*at, &dir_of(spec, own, "seed"), Clock::new(now.dilation)?)?;
+        all.insert("terms of etcd".into(), etcd.term().context("asking etcd for its term")?);
+    }
+    Ok(all)
+}
+
+fn items(list: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    list["items"].as_array().into_iter().flatten().filter_map(|i| Some((i["metadata"]["name"].as_str()?, i)))
+}
+
+fn restarts(pods: &Value) -> Counts {
+    let count = |(name, pod): (&str, &Value)| {
+        let containers = pod["status"]["containerStatuses"].as_array()?;
+        let sum: u64 = containers.iter().filter_map(|c| c["restartCount"].as_u64()).sum();
+        Some((format!("restarts of {name}"), sum.to_string()))
+    };
+    items(pods).filter_map(count).collect()
+}
+
+fn ready_since(nodes: &Value) -> Counts {
+    let since = |(name, node): (&str, &Value)| {
+        let conditions = node["status"]["conditions"].as_array()?;
+        let ready = conditions.iter().find(|c| c["type"] == "Ready")?;
+        let (is, since) = (ready["status"].as_str()?, ready["lastTransitionTime"].as_str()?);
+        Some((format!("{name} Ready"), format!("{is} since {since}")))
+    };
+    items(nodes).filter_map(since).collect()
+}
+
+/// In words; what is not there before or after is told too.
+pub(super) fn between(before: &Counts, after: &Counts) -> Vec<String> {
+    let all: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let of = |counts: &Counts, key: &String| counts.get(key).map_or("-", String::as_str).to_owned();
+    let differs = |key: &&String| before.get(*key) != after.get(*key);
+    let text = |key: &String| format!("{key}: {}, then {}", of(before, key), of(after, key));
+    all.into_iter().filter(differs).map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_differs_is_told() {
+        let pods = |n: u64| json!({ "items": [{ "metadata": { "name": "a" }, "status": { "containerStatuses": [{ "restartCount": n }, { "restartCount": 1 }] } }] });
+        let node = |is: &str| json!({ "items": [{ "metadata": { "name": "n" }, "status": { "conditions": [{ "type": "Ready", "status": is, "lastTransitionTime": "t" }] } }] });
+        let before: Counts = restarts(&pods(1)).into_iter().chain(ready_since(&node("True"))).collect();
+        assert!(between(&before, &before).is_empty());
+        let after: Counts = restarts(&pods(2)).into_iter().chain(ready_since(&node("False"))).collect();
+        assert_eq!(between(&before, &after), ["n Ready: True since t, then False since t", "restarts of a: 2, then 3"]);
+        assert_eq!(between(&before, &Counts::new()).len(), 2);
+    }
+}
