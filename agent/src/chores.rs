@@ -1,8 +1,10 @@
-//! What is looked at for as long as a node runs: certificates that get old, the time that is saved.
+//! What is looked at for as long as a node runs: certificates that get old, the time that is saved, the room
+//! on the state disk.
 
 use crate::channel::Channel;
 use crate::clock::{self, Steps};
 use crate::pki;
+use crate::space::{self, Said, Space};
 use contract::node::NodeConfig;
 use contract::{paths, users};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Looked at this often, and when the clock was set.
-const CHORES: Duration = Duration::from_secs(60);
+const CHORES: Duration = Duration::from_secs(10);
 /// Of the saved time; a floor for the clock needs no more.
 const SAVE_TIME: u64 = 600;
 
@@ -19,8 +21,15 @@ pub(crate) fn for_ever(config: &NodeConfig, mut issued: u64, channel: Channel) -
     let steps = Steps::new()?;
     let life = pki::life(config) * 60;
     let mut saved = 0;
+    let mut space = Space::default();
     loop {
         wait(channel, &steps)?;
+        let (free, all) = space::look(paths::VAR)?;
+        match space.step(free, all) {
+            Some(Said::Scarce(text)) => channel.notice(text)?,
+            Some(Said::Plenty(text)) => channel.say(&contract::control::FromAgent::Tell { text })?,
+            None => {}
+        }
         let now = clock::now();
         if is_due(issued, life, now) {
             match pki::write_all(config, now) {

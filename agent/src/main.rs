@@ -30,6 +30,7 @@ mod net;
 mod node;
 mod pki;
 mod source;
+mod space;
 mod uevent;
 mod voice;
 

@@ -139,8 +139,9 @@ impl Vm {
 
     /// From now on its first disk does at most so many operations in a second of the guest's time; 0 = as many as it can.
     pub fn slow_disk(&mut self, operations: u32) -> Result<()> {
+        // The backend is of the virtio device inside, which has a path and no name.
         let limit = json!({
-            "id": "disk0-device", "iops": operations, "iops_rd": 0, "iops_wr": 0, "bps": 0, "bps_rd": 0, "bps_wr": 0,
+            "id": "/machine/peripheral/disk0-device/virtio-backend", "iops": operations, "iops_rd": 0, "iops_wr": 0, "bps": 0, "bps_rd": 0, "bps_wr": 0,
         });
         self.qmp.run("block_set_io_throttle", &limit).map(|_| ())
     }

@@ -4,6 +4,7 @@
  *     quorate-box serve PORT            answers every GET with $BOX_TEXT, the pod's name and, under /file/PATH, a file
  *     quorate-box get HOST:PORT [PATH]  asks, after looking HOST up as a pod does (/etc/resolv.conf), and prints the answer
  *     quorate-box write PATH TEXT       replaces what a file holds
+ *     quorate-box fill PATH             takes all the room there is, and waits for the end
  *     quorate-box idle                  waits for the end
  */
 #include <arpa/inet.h>
@@ -145,11 +146,26 @@ static int put(const char *path, const char *text) {
     return 0;
 }
 
+static int fill(const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    if (fd < 0) return fail(path);
+    off_t at = 0;
+    /* Whatever does not fit any more is tried again by halves, down to a block. */
+    for (off_t piece = 1L << 40; piece >= 4096;) {
+        if (posix_fallocate(fd, at, piece) == 0) at += piece;
+        else piece /= 2;
+    }
+    printf("took %lld bytes\n", (long long)at);
+    fflush(stdout);
+    return pause();
+}
+
 int main(int count, char **words) {
     if (count == 3 && strcmp(words[1], "serve") == 0) return serve(atoi(words[2]));
     if (count >= 3 && strcmp(words[1], "get") == 0) return get(words[2], count > 3 ? words[3] : "/");
     if (count >= 4 && strcmp(words[1], "write") == 0) return put(words[2], words[3]);
+    if (count == 3 && strcmp(words[1], "fill") == 0) return fill(words[2]);
     if (count == 2 && strcmp(words[1], "idle") == 0) return pause();
-    fprintf(stderr, "quorate-box: expected serve PORT, get HOST:PORT [PATH], write PATH TEXT or idle\n");
+    fprintf(stderr, "quorate-box: expected serve PORT, get HOST:PORT [PATH], write PATH TEXT, fill PATH or idle\n");
     return 2;
 }

@@ -224,6 +224,35 @@ fn power_is_lost() {
     kubectl.pods("client", 1, BOOT);
 }
 
+/// A pod takes all the room there is: it is said, the pod is put out, and the cluster goes on, with the members of its control
+/// plane on the same disk.
+#[test]
+fn a_full_state_disk() {
+    let (cluster, kubectl) = single();
+    kubectl.apply(&program());
+    let volume = json!({ "name": "room", "emptyDir": {} });
+    let container = json!({ "volumeMounts": [{ "name": "room", "mountPath": "/room" }] });
+    let mut pod = template("glutton", &["fill", "/room/all"], &container, &[volume]);
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    pod["metadata"]["name"] = "glutton".into();
+    kubectl.apply(&pod);
+    cluster.wait_for("master-1", "it says so", BOOT, |n| {
+        n["said"].as_str().is_some_and(|s| s.contains("the state disk is nearly full"))
+    });
+    let evicted = kubectl.until("the pod is put out", BOOT, || {
+        let status = kubectl.get(&["pod", "glutton"])?["status"].clone();
+        if status["reason"] == "Evicted" { Ok(status) } else { Err(status.to_string()) }
+    });
+    println!("{}", evicted["message"]);
+    cluster.wait_for("master-1", "there is room again", BOOT, |n| {
+        n["said"].as_str().is_some_and(|s| s.contains("the state disk has room again"))
+    });
+    kubectl.until("the API is written to", BOOT, || kubectl.run(&["create", "configmap", "after"]));
+    let report = cluster.ok(&["status", "--format", "json"]);
+    assert!(!report.contains("\"maintenance\""), "{report}");
+}
+
 /// Pods end in order before the node does; that it comes back is what the test above shows.
 #[test]
 fn a_stop_in_order() {

@@ -55,9 +55,9 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             if held != Some(holds) {
                 // Of one that was killed there may be something left.
                 if holds {
-                    vip::keep(&mut netlink, vip)?
+                    vip::keep(&mut netlink, vip)?;
                 } else if held.is_none() {
-                    vip::let_go(&mut netlink, vip)?
+                    vip::let_go(&mut netlink, vip)?;
                 }
                 kept = (held == Some(true)).then(|| Instant::now() + DRAIN);
                 held = Some(holds);

@@ -9,6 +9,7 @@ use lab::clock::Clock;
 use lab::probe::{Record, api::Client, run};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,8 @@ const EVERY: Duration = Duration::from_millis(50);
 /// A request that is not answered within this has failed, guest time: short, because whoever waits for somebody who is gone
 /// does not see that another answers already; long enough for an emulated master that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);
+/// Characters of an error that is kept: what the API says of itself may be long.
+const ERROR_MAX: usize = 120;
 /// The watch is told the end by a write, which is tried so often.
 const LAST_WRITES: u32 = 20;
 /// ... and it is told within this: it is opened anew after six seconds. Guest time.
@@ -39,6 +42,9 @@ pub(crate) struct Figures {
     pub(crate) reads_failed: usize,
     pub(crate) writes: usize,
     pub(crate) writes_failed: usize,
+    /// What went wrong with those that failed, and how often.
+    #[serde(default)]
+    pub(crate) errors: BTreeMap<String, usize>,
     /// The slowest request that was answered.
     pub(crate) slowest_ms: f64,
     /// How often the watch was cut.
@@ -61,7 +67,12 @@ pub(crate) struct Figures {
 impl Figures {
     fn of(reads: &Record, writes: &Record, watch: &Seen, lost: Vec<String>) -> Self {
         let (r, w) = (reads.summary(), writes.summary());
+        let mut errors = BTreeMap::new();
+        for error in reads.samples.iter().chain(&writes.samples).filter_map(|s| s.error.as_deref()) {
+            *errors.entry(error.chars().take(ERROR_MAX).collect()).or_insert(0) += 1;
+        }
         Self {
+            errors,
             read_gap_ms: r.gap_ms,
             write_gap_ms: w.gap_ms,
             reads: r.answered + r.failed,
