@@ -17,6 +17,10 @@ use std::path::{Path, PathBuf};
 const SYS_BLOCK: &str = "/sys/class/block";
 /// A disk is blank only when its first and last so many bytes are zero.
 const BLANK: u64 = 1 << 20;
+/// So much of a state partition is for what keeps the node alive: a pod that takes all the room cannot be put out by a kubelet
+/// and a containerd that can write nothing. Bytes, and at most so many per cent.
+const RESERVE: u64 = 256 << 20;
+const RESERVE_PERCENT: u64 = 5;
 
 /// A block device as sysfs shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +135,10 @@ pub(crate) fn mount_state(device: &Device, steps: &mut Steps) -> Result<(), Stri
         Err(e) => return Err(format!("checking {node}: {e}; hint: its data must be repaired or restored by hand")),
     }
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
-    mount(Some(node.as_str()), VAR, Some("ext4"), flags, Some("errors=remount-ro"))
+    // The reserve (ext4(5), `resuid`) is etcd's, and of whoever has CAP_SYS_RESOURCE: PID 1's children, no pod's process, root
+    // or not, on a volume. What a pod writes beside its volumes is written for containerd, by the kernel's overlayfs.
+    let options = format!("errors=remount-ro,resuid={}", contract::users::ETCD);
+    mount(Some(node.as_str()), VAR, Some("ext4"), flags, Some(options.as_str()))
         .map_err(|e| format!("mounting {node}: {e}"))
 }
 
@@ -153,8 +160,15 @@ pub(crate) fn take(disk: &Device, wipe: bool, steps: &mut Steps) -> Result<(), S
     let partition = steps.wait_for(&format!("the partition on {node}"), || {
         devices().into_iter().find(|d| d.parent.as_deref() == Some(&disk.name))
     })?;
-    steps.read(&["/usr/sbin/mkfs.ext4", "-q", "-m", "0", "-L", STATE_LABEL, "-F", &partition.node()])?;
+    let reserved = reserved(partition.bytes());
+    steps.read(&["/usr/sbin/mkfs.ext4", "-q", "-m", &reserved, "-L", STATE_LABEL, "-F", &partition.node()])?;
     mount_state(&partition, steps)
+}
+
+/// The reserve of a partition of so many bytes, as mke2fs(8) wants it: per cent, with a fraction.
+fn reserved(bytes: u64) -> String {
+    let hundredths = (RESERVE * 10_000).checked_div(bytes).unwrap_or(0).min(RESERVE_PERCENT * 100);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 fn is_blank(node: &str, bytes: u64, steps: &mut Steps) -> Result<bool, String> {
@@ -179,6 +193,12 @@ fn is_blank(node: &str, bytes: u64, steps: &mut Steps) -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reserve_is_a_part_of_small_disks_and_bounded_on_large_ones() {
+        let of = [0, 200 << 20, 8 << 30, 1 << 40].map(reserved);
+        assert_eq!(of, ["0.00", "5.00", "3.12", "0.02"]);
+    }
 
     fn partition(name: &str, partname: Option<&str>, removable: bool) -> Device {
         Device {

@@ -112,6 +112,15 @@ impl Record {
         longest
     }
 
+    /// How many of the failed requests were followed by another failure of the same client: what somebody who tries once more
+    /// would see.
+    pub fn failed_twice(&self) -> usize {
+        let mut by_client: std::collections::BTreeMap<usize, Vec<&Sample>> = std::collections::BTreeMap::new();
+        self.samples.iter().for_each(|s| by_client.entry(s.client).or_default().push(s));
+        let twice = |of: &Vec<&Sample>| of.windows(2).filter(|w| w[0].error.is_some() && w[1].error.is_some()).count();
+        by_client.values().map(twice).sum()
+    }
+
     /// The figures.
     pub fn summary(&self) -> Summary {
         let mut took: Vec<Duration> = self.answers().map(|s| s.ended.saturating_sub(s.sent)).collect();
@@ -164,6 +173,14 @@ mod tests {
         assert_eq!(record.histogram().lines().count(), 2);
         let silent = Record { samples: vec![], lasted: Duration::from_secs(1) };
         assert_eq!(silent.longest_gap(), (Duration::ZERO, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn who_asks_once_more_fails_less_often() {
+        let of =
+            |client, ok: &[bool]| ok.iter().map(move |ok| Sample { client, ..sample(0, 1, *ok) }).collect::<Vec<_>>();
+        let samples = [of(0, &[true, false, true]), of(1, &[false, false, false, true])].concat();
+        assert_eq!(Record { samples, lasted: Duration::from_secs(1) }.failed_twice(), 2);
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub(crate) struct Figures {
     pub(crate) reads_failed: usize,
     pub(crate) writes: usize,
     pub(crate) writes_failed: usize,
+    /// Of those that failed, how many failed again when their client asked the next time.
+    #[serde(default)]
+    pub(crate) failed_twice: usize,
     /// What went wrong with those that failed, and how often.
     #[serde(default)]
     pub(crate) errors: BTreeMap<String, usize>,
@@ -72,6 +75,7 @@ impl Figures {
             *errors.entry(error.chars().take(ERROR_MAX).collect()).or_insert(0) += 1;
         }
         Self {
+            failed_twice: reads.failed_twice() + writes.failed_twice(),
             errors,
             read_gap_ms: r.gap_ms,
             write_gap_ms: w.gap_ms,
