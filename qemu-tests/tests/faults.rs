@@ -3,7 +3,7 @@
 
 use qemu_tests::cluster::Cluster;
 use qemu_tests::writer::Writer;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 /// An election and a start of etcd take a second or two.
@@ -15,10 +15,10 @@ fn others(but: &str) -> Vec<&'static str> {
 
 /// Waits until so many more writes were acknowledged.
 fn more(cluster: &Cluster, writer: &Writer, count: usize) {
-    let deadline = std::time::Instant::now() + cluster.clock().host(SOON);
+    let deadline = Instant::now() + cluster.clock().host(SOON);
     let wanted = writer.count() + count;
     while writer.count() < wanted {
-        assert!(std::time::Instant::now() < deadline, "{} of {wanted} writes within {SOON:?}", writer.count());
+        assert!(Instant::now() < deadline, "{} of {wanted} writes within {SOON:?}", writer.count());
         // Writes are counted, not announced.
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -153,6 +153,10 @@ fn a_full_disk_on_one_member_is_that_members_trouble() {
     // Its log is on the disk that is full; PID 1 has its last words.
     let log = cluster.ok(&["logs", "etcd-3"]);
     assert!(log.contains("no space left on device"), "{log}");
+    let deadline = Instant::now() + cluster.clock().host(SOON);
+    while !cluster.ok(&["logs", "etcd-3"]).contains("the state disk is nearly full") {
+        assert!(Instant::now() < deadline, "the agent says why");
+    }
     client.put("after", "1").expect("two of three go on");
     assert_eq!(cluster.client("etcd-2").get("after").expect("read").as_deref(), Some("1"));
     println!("the disk of 224 MiB was full after {written} MiB of values");

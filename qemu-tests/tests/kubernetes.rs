@@ -224,8 +224,8 @@ fn power_is_lost() {
     kubectl.pods("client", 1, BOOT);
 }
 
-/// A pod takes all the room there is: it is said, the pod is put out, and the cluster goes on, with the members of its control
-/// plane on the same disk.
+/// A pod takes all the room there is: it is put out within seconds, and the cluster goes on, with etcd on the same disk. That a
+/// disk fills is said by the agent: `faults.rs` has one that nobody empties.
 #[test]
 fn a_full_state_disk() {
     let (cluster, kubectl) = single();
@@ -237,20 +237,17 @@ fn a_full_state_disk() {
     pod["kind"] = "Pod".into();
     pod["metadata"]["name"] = "glutton".into();
     kubectl.apply(&pod);
-    cluster.wait_for("master-1", "it says so", BOOT, |n| {
-        n["said"].as_str().is_some_and(|s| s.contains("the state disk is nearly full"))
-    });
     let evicted = kubectl.until("the pod is put out", BOOT, || {
         let status = kubectl.get(&["pod", "glutton"])?["status"].clone();
         if status["reason"] == "Evicted" { Ok(status) } else { Err(status.to_string()) }
     });
     println!("{}", evicted["message"]);
-    cluster.wait_for("master-1", "there is room again", BOOT, |n| {
-        n["said"].as_str().is_some_and(|s| s.contains("the state disk has room again"))
-    });
+    let node = kubectl.get(&["node", "master-1"]).expect("the node");
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    assert!(conditions.iter().any(|c| c["type"] == "DiskPressure" && c["status"] == "True"), "{conditions:#?}");
     kubectl.until("the API is written to", BOOT, || kubectl.run(&["create", "configmap", "after"]));
-    let report = cluster.ok(&["status", "--format", "json"]);
-    assert!(!report.contains("\"maintenance\""), "{report}");
+    let etcd = cluster.node("master-1")["services"].as_array().cloned().unwrap_or_default();
+    assert!(etcd.iter().any(|s| s["name"] == "etcd" && s["restarts"] == 0), "{etcd:#?}");
 }
 
 /// Pods end in order before the node does; that it comes back is what the test above shows.
