@@ -245,6 +245,12 @@ fn a_full_state_disk() {
     let node = kubectl.get(&["node", "master-1"]).expect("the node");
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     assert!(conditions.iter().any(|c| c["type"] == "DiskPressure" && c["status"] == "True"), "{conditions:#?}");
+    kubectl.until("there is room again", BOOT, || {
+        let text = kubectl.run(&["get", "--raw", "/api/v1/nodes/master-1/proxy/stats/summary"])?;
+        let stats: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let free = stats["node"]["fs"]["availableBytes"].as_u64().unwrap_or(0);
+        if free > 1 << 30 { Ok(()) } else { Err(format!("{free} bytes")) }
+    });
     kubectl.until("the API is written to", BOOT, || kubectl.run(&["create", "configmap", "after"]));
     let etcd = cluster.node("master-1")["services"].as_array().cloned().unwrap_or_default();
     assert!(etcd.iter().any(|s| s["name"] == "etcd" && s["restarts"] == 0), "{etcd:#?}");

@@ -141,7 +141,8 @@ impl Client {
         let mut enough = false;
         while cut.is_none() && !enough && !stop.load(Ordering::Relaxed) {
             match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => enough = heard(&buffer[..n]),
+                // The words of a refusal are not the stream's.
+                Ok(n) if n > 0 => enough = status == 200 && heard(&buffer[..n]),
                 Ok(_) => cut = Some("closed".to_owned()),
                 Err(e) => cut = Some(e.to_string()),
             }

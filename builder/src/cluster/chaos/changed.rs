@@ -1,5 +1,5 @@
-//! What changed although nobody did anything to it: elections, moves of the virtual IP, programs that started again, nodes that
-//! were taken for dead. Counters that the cluster keeps itself, read before and after.
+//! What a row changed: elections, moves of the virtual IP, programs that started again, nodes that were taken for dead. In the
+//! row `quiet`, where nothing is done, each of them is a false alarm. Counters that the cluster keeps itself, read before and after.
 
 use super::super::seed::dir_of;
 use super::super::spec::Spec;

@@ -57,7 +57,7 @@ pub(crate) struct Figures {
     pub(crate) watch_anew: usize,
     /// What must never be: acknowledged, and not there.
     pub(crate) lost: Vec<String>,
-    /// What was not done to it and changed all the same: leaders, the virtual IP, programs that started again.
+    /// What was another before: leaders, the holder of the virtual IP, programs that started again, nodes' readiness.
     #[serde(default)]
     pub(crate) changed: Vec<String>,
     /// Until the cluster had noticed, where that is a question of the row.

@@ -6,7 +6,7 @@
 //! | what is done to whom? | `rows.rs`, as data |
 //! | what do clients see meanwhile? | `measure.rs` |
 //! | is the watch told of everything? | `watch.rs` |
-//! | what changed that nobody touched? | `changed.rs` |
+//! | what changed? | `changed.rs` |
 //! | what is kept and shown? | `report.rs`; `timeline.rs` draws |
 
 mod changed;
