@@ -30,31 +30,9 @@ pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> 
             Err(Failure::Unauthorized) => {
                 told.say("the kubelet waits: the API does not know this node's token (yet)".into())?;
             }
-            Err(e) => told.say(format!("the kubelet waits for the API: {}", with_clock(&e.to_string())))?,
+            Err(e) => told.say(format!("the kubelet waits for the API: {e}"))?,
         }
         std::thread::sleep(ASK);
     }
     channel.done(API)
-}
-
-/// Whoever finds a certificate too old or too new should look at the clock first.
-fn with_clock(why: &str) -> String {
-    let is_about_time = ["expired", "not valid yet"].iter().any(|w| why.contains(w));
-    let now = i64::try_from(now()).ok().and_then(|n| time::OffsetDateTime::from_unix_timestamp(n).ok());
-    match now.filter(|_| is_about_time) {
-        Some(now) => format!("{why}; this node's clock says {now}"),
-        None => why.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_clock;
-
-    #[test]
-    fn a_certificate_out_of_its_time_names_the_clock() {
-        let said = with_clock("io: invalid peer certificate: certificate expired: verification time 1859000000");
-        assert!(said.contains("; this node's clock says 2"), "{said}");
-        assert_eq!(with_clock("io: Connection refused"), "io: Connection refused");
-    }
 }

@@ -1,5 +1,6 @@
 //! Kubernetes' API over HTTPS, as JSON: `https://kubernetes.io/docs/reference/using-api/api-concepts/`.
 
+use crate::clock::named;
 use contract::kube;
 use contract::node::NodeConfig;
 use contract::paths::PKI;
@@ -86,7 +87,7 @@ impl Api {
 
     /// Whether a health check answers with 200; else what it says.
     pub(super) fn is_well(&self, path: &str) -> Result<(), String> {
-        let response = self.agent.get(format!("{}{path}", self.base)).call().map_err(|e| e.to_string())?;
+        let response = self.agent.get(format!("{}{path}", self.base)).call().map_err(|e| named(&e.to_string()))?;
         let status = response.status();
         let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string();
         let text = text.map_err(|e| e.to_string())?;
@@ -138,7 +139,6 @@ impl Api {
 
     /// Everything that is there and that changes, until the server ends it: each event goes to `seen`.
     pub(super) fn watch(&self, path: &str, mut seen: impl FnMut(&str, &Value)) -> Result<(), Failure> {
-        let other = |e: &dyn std::fmt::Display| Failure::Other(e.to_string());
         let url = format!("{}{path}?watch=true&timeoutSeconds={}", self.base, WATCH.as_secs());
         let request = self.agent.get(url).config().timeout_global(Some(WATCH + SILENCE)).build();
         let response = request.call().map_err(|e| other(&e))?;
@@ -162,8 +162,12 @@ impl Api {
     }
 }
 
+/// The transport's words, with the clock where they are about time.
+fn other(e: &dyn std::fmt::Display) -> Failure {
+    Failure::Other(named(&e.to_string()))
+}
+
 fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-    let other = |e: &dyn std::fmt::Display| Failure::Other(e.to_string());
     let response = sent.map_err(|e| other(&e))?;
     let status = response.status();
     let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map_err(|e| other(&e))?;
