@@ -124,7 +124,7 @@ pub(crate) enum ImageCommand {
     Lock {
         /// Name under the profiles directory, or the path of a .toml file
         profile: String,
-        /// Change only these entries, and what they need
+        /// Change or add only these entries, and what they need
         #[arg(long, value_name = "NAME")]
         update: Vec<String>,
     },

@@ -9,6 +9,9 @@ use anyhow::{Result, bail};
 use contract::nearest::nearest;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Why a package is there that the profile names.
+pub(crate) const ASKED_FOR: &str = "asked for";
+
 /// A chosen package and why it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
@@ -27,7 +30,7 @@ pub(crate) fn closure<'a>(index: &Index, asked: impl IntoIterator<Item = &'a str
             let hint = nearest(name, index.names()).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
             bail!("no package `{name}` in the profile's archives and suites{hint}");
         };
-        chosen.insert(name.to_owned(), Chosen { offer: offer.clone(), reason: "asked for".into() });
+        chosen.insert(name.to_owned(), Chosen { offer: offer.clone(), reason: ASKED_FOR.into() });
         queue.push_back(name.to_owned());
     }
     complete(index, &mut chosen, queue)?;

@@ -103,15 +103,7 @@ pub(crate) fn make(profile: &Profile, indices: Indices, recipes: &[(Recipe, Stri
         inputs: inputs(profile),
         indices: indices.locked,
         packages,
-        components: recipes
-            .iter()
-            .map(|(r, go)| LockedComponent {
-                name: r.name.clone(),
-                version: r.version().into(),
-                recipe: r.digest(),
-                go: go.clone(),
-            })
-            .collect(),
+        components: recipes.iter().map(|(r, go)| LockedComponent::of(r, go)).collect(),
     })
 }
 

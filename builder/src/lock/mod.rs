@@ -9,6 +9,7 @@ mod update;
 pub(crate) use make::{Indices, inputs, make};
 pub(crate) use update::update;
 
+use crate::component::Recipe;
 use crate::place::Misplaced;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,14 @@ pub(crate) struct LockedComponent {
     /// Toolchain it was locked with; another one builds other bytes. None where nothing is compiled.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) go: String,
+}
+
+impl LockedComponent {
+    /// As its recipe is now.
+    fn of(recipe: &Recipe, go: &str) -> Self {
+        let version = recipe.version().into();
+        Self { name: recipe.name.clone(), version, recipe: recipe.digest(), go: go.into() }
+    }
 }
 
 /// Prefix of the kernel's reason.

@@ -1,16 +1,17 @@
 //! Replacing single entries of a lock, and what else they then need.
 
-use super::make::{Indices, kernel, locked};
-use super::{KERNEL_OF, Lock};
+use super::make::{Indices, inputs, kernel, locked};
+use super::{KERNEL_OF, Lock, LockedComponent, LockedPackage};
 use crate::component::Recipe;
 use crate::debian::index::Offer;
-use crate::debian::solve::{Chosen, complete};
+use crate::debian::solve::{ASKED_FOR, Chosen, complete};
 use crate::profile::Profile;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A lock in which the named entries are as the indices have them now; the others stay, unless the new ones need a
-/// newer version of them. A component's entry follows its recipe.
+/// newer version of them. A component's entry follows its recipe. What the profile names and the lock has not is added, so
+/// that a profile which extends another one goes on from that one's lock.
 pub(crate) fn update(
     old: &Lock,
     profile: &Profile,
@@ -38,21 +39,22 @@ pub(crate) fn update(
     let mut queue = VecDeque::new();
     for name in names {
         if let Some((recipe, go)) = recipes.iter().find(|(r, _)| r.name == *name) {
-            let entry = new.components.iter_mut().find(|c| c.name == *name).context("the component is not locked")?;
-            entry.version = recipe.version().into();
-            entry.recipe = recipe.digest();
-            entry.go.clone_from(go);
+            new.components.retain(|c| c.name != *name);
+            new.components.push(LockedComponent::of(recipe, go));
             continue;
         }
-        let Some(entry) = chosen.get(name) else { bail!("`{name}` is not in the lock") };
-        if entry.reason.starts_with(KERNEL_OF) {
+        let reason = match chosen.get(name) {
+            Some(entry) => entry.reason.clone(),
+            None if profile.packages.contains_key(name) => ASKED_FOR.into(),
+            None => bail!("`{name}` is neither in the lock nor in the profile"),
+        };
+        if reason.starts_with(KERNEL_OF) {
             // A kernel's ABI is part of its package's name: the successor has another one.
             chosen.remove(name);
             continue;
         }
         let offer =
             indices.index.newest(name).with_context(|| format!("`{name}` is in none of the suites any more"))?;
-        let reason = entry.reason.clone();
         chosen.insert(name.clone(), Chosen { offer: offer.clone(), reason });
         queue.push_back(name.clone());
     }
@@ -62,6 +64,23 @@ pub(crate) fn update(
         new.packages.push(kernel(profile, &indices.index)?);
         new.packages.sort_by(|a, b| a.name.cmp(&b.name));
     }
+    new.components.retain(|c| profile.components.contains_key(&c.name));
+    new.components.sort_by(|a, b| a.name.cmp(&b.name));
+    let is_there =
+        |n: &&String| new.packages.iter().any(|p| p.name == **n) || new.components.iter().any(|c| c.name == **n);
+    if let Some(missing) = profile.packages.keys().chain(profile.components.keys()).find(|n| !is_there(n)) {
+        bail!("the profile names `{missing}`, which the lock has not; hint: `--update {missing}` adds it");
+    }
+    if is_of(&new.packages, profile) {
+        new.inputs = inputs(profile);
+    }
     new.indices = indices.locked;
     Ok(new)
+}
+
+/// Whether the packages come from the profile's suites, and the kernel is of its flavour: else all has to be locked anew.
+fn is_of(packages: &[LockedPackage], profile: &Profile) -> bool {
+    let kernel = format!("{KERNEL_OF}{}", profile.kernel.flavour.metapackage());
+    let suites = |p: &LockedPackage| profile.debian.archives.get(&p.archive).is_some_and(|s| s.contains(&p.suite));
+    packages.iter().all(suites) && packages.iter().any(|p| p.reason == kernel)
 }
