@@ -15,13 +15,23 @@ use std::path::Path;
 /// What the agent says each time that its node takes the virtual IP.
 const TAKES: &str = ": holds the virtual IP";
 
+/// A question is asked so often until it is answered.
+const TRIES: usize = 4;
+
 /// Counters and moments by what they count.
 pub(super) type Counts = BTreeMap<String, String>;
 
 /// As they stand.
 pub(super) fn counts(spec: &Spec, own: &Path, now: &Status, client: &Client) -> Result<Counts> {
     let mut all = Counts::new();
-    let get = |path: &str| -> Result<Value> { Ok(serde_json::from_str(&client.get(path)?)?) };
+    // Whatever was done to the cluster may still cut a connection.
+    let get = |path: &str| -> Result<Value> {
+        let mut answer = client.get(path);
+        for _ in 1..TRIES {
+            answer = answer.or_else(|_| client.get(path));
+        }
+        Ok(serde_json::from_str(&answer?)?)
+    };
     for name in ["kube-controller-manager", "kube-scheduler"] {
         let lease = get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}"))?;
         all.insert(format!("leaders of {name}"), lease["spec"]["leaseTransitions"].to_string());

@@ -45,6 +45,9 @@ pub(crate) struct Figures {
     /// Of those that failed, how many failed again when their client asked the next time.
     #[serde(default)]
     pub(crate) failed_twice: usize,
+    /// ... and how many were begun only after the first thing had been done: the others were in flight then.
+    #[serde(default)]
+    pub(crate) failed_new: usize,
     /// What went wrong with those that failed, and how often.
     #[serde(default)]
     pub(crate) errors: BTreeMap<String, usize>,
@@ -76,6 +79,7 @@ impl Figures {
         }
         Self {
             failed_twice: reads.failed_twice() + writes.failed_twice(),
+            failed_new: 0,
             errors,
             read_gap_ms: r.gap_ms,
             write_gap_ms: w.gap_ms,
@@ -102,6 +106,14 @@ pub(super) struct Told {
     pub(super) writes: Record,
     /// When the watch was cut, guest time since the clients began.
     pub(super) cut: Vec<Duration>,
+}
+
+impl Told {
+    /// How many requests failed that were begun after `struck`, guest time since the clients began.
+    pub(super) fn failed_since(&self, struck: Duration) -> usize {
+        let failed = self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some());
+        failed.filter(|s| s.sent > struck).count()
+    }
 }
 
 fn counter(writer: usize) -> String {
@@ -217,4 +229,25 @@ fn write(
     acknowledged.store(number, Ordering::SeqCst);
     *version = Some(version_of(&answer)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lab::probe::Sample;
+
+    #[test]
+    fn requests_in_flight_are_told_from_new_ones() {
+        let ms = Duration::from_millis;
+        let sample = |sent, ok: bool| Sample {
+            client: 0,
+            sent: ms(sent),
+            ended: ms(sent + 50),
+            error: (!ok).then(|| "closed".into()),
+        };
+        let record = |samples| Record { samples, lasted: ms(400) };
+        let reads = record(vec![sample(90, false), sample(110, false), sample(200, true)]);
+        let told = Told { figures: Figures::default(), reads, writes: record(vec![sample(120, false)]), cut: vec![] };
+        assert_eq!(told.failed_since(ms(100)), 2);
+    }
 }

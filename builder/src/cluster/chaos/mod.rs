@@ -188,6 +188,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     let before = changed::counts(spec, own, &now, &patient)?;
     let began = Instant::now();
     let (mut last, mut noticed, mut healthy) = (began, None, Duration::ZERO);
+    let mut struck = None;
     let mut marks: Vec<timeline::Mark> = Vec::new();
     let mut told = measure::around(&client, clock, || {
         let mut mark = |text: String| marks.push((clock.guest(began.elapsed()), text));
@@ -205,6 +206,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
                     last = Instant::now();
                     mark(step.word());
                     done(own, spec, clock, *step)?;
+                    struck.get_or_insert_with(|| clock.guest(began.elapsed()));
                 }
             }
         }
@@ -217,6 +219,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     })?;
     let after = changed::counts(spec, own, &status(&spec.cluster.name)?, &patient)?;
     told.figures.changed = changed::between(&before, &after);
+    told.figures.failed_new = struck.map_or(0, |at| told.failed_since(at));
     told.figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
     told.figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
     let picture = timeline::draw(row.what, &told, &marks);

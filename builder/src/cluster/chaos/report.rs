@@ -70,18 +70,19 @@ impl Results {
     pub(crate) fn table(&self, rows: &[&Row]) -> String {
         let s = |ms: f64| format!("{:.2}", ms / 1000.0);
         let mut text =
-            "| row | reads stood still | writes | failed of sent | and again | slowest | watch cut | noticed after | all ready after |\n\
-                        |---|---|---|---|---|---|---|---|---|\n"
+            "| row | reads stood still | writes | failed of sent | begun later | and again | slowest | watch cut | noticed after | all ready after |\n\
+                        |---|---|---|---|---|---|---|---|---|---|\n"
                 .to_owned();
         for row in rows {
             let Some(Measured { figures: f, .. }) = self.of(row.name) else { continue };
             text += &format!(
-                "| {} | {} s | {} s | {} of {} | {} | {} s | {} | {} | {} s |\n",
+                "| {} | {} s | {} s | {} of {} | {} | {} | {} s | {} | {} | {} s |\n",
                 row.what,
                 s(f.read_gap_ms),
                 s(f.write_gap_ms),
                 f.reads_failed + f.writes_failed,
                 f.reads + f.writes,
+                f.failed_new,
                 f.failed_twice,
                 s(f.slowest_ms),
                 f.watch_cut,
