@@ -1,5 +1,5 @@
 //! Clusters of VMs, driven as a user drives them: by the `quorate cluster` commands, each cluster with state and sockets
-//! of its own. One cluster runs at a time in a process: two cores bear no more.
+//! of its own. In a process as many run at a time as two cores bear.
 //!
 //! A test that fails leaves its evidence in `target/evidence/<test>/`: consoles, logs, boot reports, the switch's
 //! counters and a timeline over all nodes in guest time.
@@ -11,10 +11,11 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// What two cores bear at a time: two clusters of one node (a VM has one processor), or one of more nodes.
+static CORES: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
 /// Host seconds per guest second of a cluster that is restored: one that runs bears less than one that boots.
 const RESTORED: f64 = 8.0;
 /// A state of a node is looked at this often: commands answer, they do not tell. Host time.
@@ -25,7 +26,30 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Cluster {
     /// cluster.toml, seeds, state.
     pub dir: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// Its cores, given back with this value.
+#[derive(Debug)]
+struct Turn(usize);
+
+impl Turn {
+    /// Waits for the cores that a cluster of this description needs. One that failed before poisons nothing: each has a
+    /// directory of its own.
+    fn for_nodes_of(description: &str) -> Self {
+        let cores = description.matches("[[node]]").count().clamp(1, 2);
+        let free = CORES.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = CORES.1.wait_while(free, |f| *f < cores).unwrap_or_else(PoisonError::into_inner);
+        *free -= cores;
+        Self(cores)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *CORES.0.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        CORES.1.notify_all();
+    }
 }
 
 /// The example of three members.
@@ -56,11 +80,7 @@ pub struct Saved {
 impl Cluster {
     /// With this description; nothing runs yet.
     pub fn new(description: &str) -> Self {
-        // One that failed before poisons nothing: each has a directory of its own.
-        Self::on_turn(description, ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn on_turn(description: &str, turn: MutexGuard<'static, ()>) -> Self {
+        let turn = Turn::for_nodes_of(description);
         let dir = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a directory");
         std::fs::write(dir.path().join("cluster.toml"), description).expect("written");
         Self { dir, _turn: turn }
@@ -76,8 +96,7 @@ impl Cluster {
     /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
     /// most.
     pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str], most: f64) -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = Self::on_turn(description, turn);
+        let cluster = Self::new(description);
         let Saved { kept: first, factor } = saved.get_or_init(|| {
             cluster.up(up);
             let factor = cluster.clock().factor().min(most);
@@ -101,7 +120,8 @@ impl Cluster {
             std::os::unix::fs::symlink(first.join("state/quorate/demo/snapshots/booted"), snapshots.join("booted"))
                 .expect("linked");
         }
-        cluster.ok(&["restore", "booted", "--images", &images(), "--dilation", &factor.to_string()]);
+        let options = with_images(&[], up);
+        cluster.ok(&[&["restore", "booted", "--dilation", &factor.to_string()], &words(&options)[..]].concat());
         cluster
     }
 
@@ -146,8 +166,8 @@ impl Cluster {
 
     /// Brings it up.
     pub fn up(&self, options: &[&str]) -> String {
-        let images = images();
-        self.ok(&[&["up", "--images", &images], options].concat())
+        let options = with_images(options, options);
+        self.ok(&[&["up"], &words(&options)[..]].concat())
     }
 
     /// What runs.
@@ -337,6 +357,20 @@ fn copy_matching(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
 /// Where images are.
 pub fn images() -> String {
     image().parent().expect("out").display().to_string()
+}
+
+/// Options with the images that `like` names, else those that `make` built.
+fn with_images(options: &[&str], like: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
+    if !options.contains(&"--images") {
+        let named = like.iter().position(|&o| o == "--images").and_then(|i| like.get(i + 1));
+        all.extend(["--images".into(), named.map_or_else(images, |&n| n.to_owned())]);
+    }
+    all
+}
+
+fn words(options: &[String]) -> Vec<&str> {
+    options.iter().map(String::as_str).collect()
 }
 
 /// A process that was killed is gone within this.

@@ -7,6 +7,7 @@ pub mod balancer;
 pub mod cluster;
 pub mod host_pki;
 pub mod kubectl;
+pub mod own_image;
 mod seed_server;
 pub mod writer;
 

@@ -1,4 +1,4 @@
-//! Seeds over HTTP.
+//! Files over HTTP: seeds, and what a registry has.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -25,15 +25,14 @@ pub fn serve(listener: TcpListener, dir: PathBuf, tls: Option<Arc<rustls::Server
                 path.split('?').next().unwrap_or(path).trim_start_matches("/n1/").trim_start_matches('/').to_owned();
             let answer = match std::fs::read(dir.join(&name)) {
                 Ok(body) => {
-                    let mut a =
+                    let head =
                         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-                    a.push_str(&String::from_utf8_lossy(&body));
-                    a
+                    [head.into_bytes(), body].concat()
                 }
-                Err(_) => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
+                Err(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
             };
             // A client that went away asks again.
-            let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+            let _ = stream.write_all(&answer).and_then(|()| stream.flush());
         }
     });
 }

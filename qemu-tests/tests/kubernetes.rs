@@ -2,6 +2,7 @@
 
 use qemu_tests::cluster::{Cluster, Saved};
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
+use qemu_tests::own_image::{BOX_IMAGE, with_the_box};
 use qemu_tests::{checkout, read};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
@@ -18,7 +19,11 @@ const BOOT: Duration = Duration::from_secs(60);
 fn single() -> (Cluster, Kubectl) {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
     let text = read(&checkout().join("examples/single.toml")).replace("name = \"single\"", "name = \"demo\"");
-    let up = ["--dilation", DILATION, "--timeout", "120s"];
+    // Its image is one that a user made of ours. It lies with the build, as what was booted does.
+    static IMAGES: OnceLock<String> = OnceLock::new();
+    let images =
+        IMAGES.get_or_init(|| with_the_box("master-etcd", &checkout().join("target/own")).display().to_string());
+    let up = ["--dilation", DILATION, "--timeout", "120s", "--images", images];
     let cluster = Cluster::restored(&BOOTED, "single", &text, &up, RESTORED);
     let kubectl = Kubectl::of(&cluster);
     kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
@@ -103,6 +108,16 @@ fn what_people_do() {
     std::fs::write(&path, root.to_string()).expect("written");
     let refused = kubectl.run(&["apply", "-f", &path.display().to_string()]).expect_err("refused");
     assert!(refused.contains("violates PodSecurity \"baseline:latest\": privileged"), "{refused}");
+
+    // An image in the root, as its own configuration has it run: there is no registry that could be asked.
+    let container = json!({ "name": "box", "image": BOX_IMAGE });
+    let pod = json!({ "metadata": { "labels": { "app": "own" } }, "spec": { "containers": [container] } });
+    kubectl.apply(&workload("Deployment", "own", &pod, &json!({})));
+    let own = kubectl.pods("own", 1, SOON).remove(0).1;
+    let own = kubectl.get(&["pod", &own]).expect("the pod");
+    let to = format!("{}:8080", own["status"]["podIP"].as_str().expect("an address"));
+    let answer = kubectl.until("an answer of the image's program", SOON, || kubectl.ask_from(&client, &to, "/"));
+    assert!(answer.starts_with("from its own image from own-"), "{answer}");
 
     aggregates(&cluster, &kubectl);
 
