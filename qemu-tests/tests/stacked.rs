@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(40);
 const NODES: [&str; 4] = ["master-1", "master-2", "master-3", "worker-1"];
 
 #[test]
-#[ignore = "twenty minutes on two cores: `make soak` runs it; one node shows the same in kubernetes.rs"]
+#[ignore = "twenty minutes on two cores: `make soak` runs it; one node shows the same in kubernetes/"]
 fn six_nodes_from_cold_and_one_master_less() {
     let cluster = Cluster::new(&read(&checkout().join("examples/stacked.toml")));
     let began = std::time::Instant::now();

@@ -1,5 +1,7 @@
 //! One node that is everything is a Kubernetes on which what people do works; booted once, restored for each test.
 
+mod renewal;
+
 use qemu_tests::cluster::{Cluster, Saved};
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
 use qemu_tests::own_image::{BOX_IMAGE, with_the_box};

@@ -1,0 +1,158 @@
+//! Certificates get old under a Kubernetes, and nobody who asks it at its virtual IP notices. One node that is everything.
+
+use lab::probe::api::Client;
+use lab::probe::{Record, run};
+use qemu_tests::cluster::Cluster;
+use qemu_tests::kubectl::{Kubectl, program, template, workload};
+use qemu_tests::{checkout, read};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Host seconds per guest second.
+const DILATION: &str = "18";
+/// Guest time: something comes; a request is answered; requests follow each other.
+const SOON: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
+const PACE: Duration = Duration::from_millis(50);
+/// The watch is held for as long as there are writes, and never for longer than this.
+const HOLD: Duration = Duration::from_secs(300);
+/// Answers between one event and the next.
+const MORE: u64 = 100;
+const OBJECT: &str = "/api/v1/namespaces/default/configmaps/renewed";
+const WATCH: &str =
+    "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Drenewed&timeoutSeconds=3600";
+
+/// The compact example's first node alone, a worker too, with certificates of thirty minutes.
+fn description() -> String {
+    let text = read(&checkout().join("examples/compact.toml"));
+    let first = text.find("[[node]]").expect("a node");
+    let second = first + text[first + 1..].find("[[node]]").expect("another") + 1;
+    let rest = text.find("[lab]").expect("a [lab] section");
+    let node = text[first..second].replace("\"lb\"]", "\"lb\", \"worker\"]");
+    format!("{}{node}[pki]\nleaf_minutes = 30\n\n{}", &text[..first], &text[rest..])
+}
+
+/// The administrator, with a new connection for each request.
+fn client(cluster: &Cluster, kubectl: &Kubectl) -> Client {
+    use base64::Engine;
+    let text = kubectl.ok(&["config", "view", "--raw", "-o", "json"]);
+    let config: Value = serde_json::from_str(&text).expect("json");
+    let pem = |v: &Value| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(v.as_str().expect("data")).expect("base64");
+        String::from_utf8(bytes).expect("PEM")
+    };
+    let user = &config["users"][0]["user"];
+    let ca = pem(&config["clusters"][0]["cluster"]["certificate-authority-data"]);
+    let pair = (pem(&user["client-certificate-data"]), pem(&user["client-key-data"]));
+    Client::with(cluster.api(), &ca, Some((&pair.0, &pair.1)), PATIENCE, cluster.clock()).expect("a client")
+}
+
+fn renewals(cluster: &Cluster) -> usize {
+    cluster.ok(&["logs", "node-1"]).matches("the node's certificates are new").count()
+}
+
+/// How often each container in `kube-system` has started again.
+fn restarts(kubectl: &Kubectl) -> Vec<(String, u64)> {
+    let pods = kubectl.get(&["pods", "-n", "kube-system"]).expect("pods");
+    let all = pods["items"].as_array().cloned().unwrap_or_default();
+    let one = |p: &Value| {
+        let name = p["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let starts = p["status"]["containerStatuses"].as_array().into_iter().flatten();
+        (name, starts.filter_map(|c| c["restartCount"].as_u64()).sum())
+    };
+    all.iter().map(one).collect()
+}
+
+/// What asks and writes until it is told to stop, and the watch beside it.
+fn around(
+    client: &Client,
+    cluster: &Cluster,
+    answered: &AtomicU64,
+    work: impl FnOnce(),
+) -> (Record, Option<String>, usize) {
+    let (clock, stop, over) = (cluster.clock(), AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (stop, over) = (&stop, &over);
+        let held = scope.spawn(move || {
+            let mut events = 0;
+            let held = client.follow(WATCH, clock, HOLD, |bytes| {
+                events += bytes.iter().filter(|b| **b == b'\n').count();
+                over.load(Ordering::Relaxed)
+            });
+            (held.expect("a watch"), events)
+        });
+        let asking = scope.spawn(move || {
+            let count = |done: anyhow::Result<String>| {
+                answered.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+                done.map(drop)
+            };
+            let read = |_| count(client.get(OBJECT));
+            let write = |n: u64| count(client.merge(OBJECT, &json!({ "data": { "number": n.to_string() } })));
+            let clients: Vec<Box<dyn FnMut(u64) -> anyhow::Result<()> + Send>> =
+                vec![Box::new(read), Box::new(read), Box::new(write)];
+            run(clock, PACE, clients, stop)
+        });
+        work();
+        stop.store(true, Ordering::Relaxed);
+        let record = asking.join().expect("no panic");
+        // The watch ends with the next event.
+        over.store(true, Ordering::Relaxed);
+        client.merge(OBJECT, &json!({ "data": { "number": "the last" } })).expect("written");
+        let (held, events) = held.join().expect("no panic");
+        (record, held.cut, events)
+    })
+}
+
+/// Two thirds of their life, twice: the first certificates have ended then, the apiserver's and those of whoever asks it.
+#[test]
+fn two_renewals_of_a_kubernetes_at_its_virtual_ip() {
+    let cluster = Cluster::new(&description());
+    cluster.up(&["--dilation", DILATION, "--timeout", "150s"]);
+    let kubectl = Kubectl::of(&cluster);
+    // Clients believe their own clock, which does not jump: the nodes' begins behind it and ends before it, so that each
+    // certificate in its turn is good by both.
+    cluster.ok(&["clock", "-22m"]);
+    cluster.until("certificates by that clock", SOON, || (renewals(&cluster) == 1).then_some(()));
+    let client = client(&cluster, &kubectl);
+    cluster.until("an object", SOON, || {
+        let object = json!({ "metadata": { "name": "renewed" }, "data": { "number": "none" } });
+        client.post("/api/v1/namespaces/default/configmaps", &object).ok()
+    });
+    let before = restarts(&kubectl);
+    let answered = AtomicU64::new(0);
+    let more = |what: &str| {
+        let enough = answered.load(Ordering::Relaxed) + MORE;
+        cluster.until(what, SOON, || (answered.load(Ordering::Relaxed) >= enough).then_some(()));
+    };
+    let (record, cut, events) = around(&client, &cluster, &answered, || {
+        more("answers before");
+        for round in 2..=3 {
+            cluster.ok(&["clock", "+20m"]);
+            cluster.until(&format!("renewal {round}"), SOON, || (renewals(&cluster) == round).then_some(()));
+            more("answers after a renewal");
+        }
+    });
+    let summary = record.summary();
+    println!("{summary:?}, {events} events of the watch");
+    let errors: Vec<_> = record.samples.iter().filter_map(|s| s.error.as_ref()).collect();
+    assert_eq!(summary.failed, 0, "{errors:?}");
+    assert_eq!(cut, None, "the watch lasted");
+    assert!(events as u64 > MORE / 2, "it was told of the writes: {events}");
+    assert_eq!(restarts(&kubectl), before, "nobody had to start again");
+
+    // The first certificates have ended: whoever works now has new ones. Controllers, scheduler, kubelet; and the apiserver
+    // as the kubelet's client.
+    kubectl.apply(&program());
+    kubectl.apply(&workload(
+        "Deployment",
+        "after",
+        &template("after", &["serve", "8080"], &json!({}), &[]),
+        &json!({}),
+    ));
+    let pod = kubectl.pods("after", 1, SOON).remove(0).1;
+    kubectl.until("its logs", SOON, || match kubectl.run(&["logs", &pod])? {
+        text if text.contains("serving on 8080") => Ok(()),
+        text => Err(text),
+    });
+}
