@@ -109,6 +109,12 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// How many requests had failed by then, guest time since the clients began.
+    pub(super) fn failed_by(&self, at: Duration) -> usize {
+        let failed = self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some());
+        failed.filter(|s| s.ended < at).count()
+    }
+
     /// How many requests failed that were begun after `struck`, guest time since the clients began.
     pub(super) fn failed_since(&self, struck: Duration) -> usize {
         let failed = self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some());
@@ -248,6 +254,6 @@ mod tests {
         let record = |samples| Record { samples, lasted: ms(400) };
         let reads = record(vec![sample(90, false), sample(110, false), sample(200, true)]);
         let told = Told { figures: Figures::default(), reads, writes: record(vec![sample(120, false)]), cut: vec![] };
-        assert_eq!(told.failed_since(ms(100)), 2);
+        assert_eq!((told.failed_since(ms(100)), told.failed_by(ms(150)), told.failed_by(ms(100))), (2, 1, 0));
     }
 }

@@ -219,6 +219,11 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     })?;
     let after = changed::counts(spec, own, &status(&spec.cluster.name)?, &patient)?;
     told.figures.changed = changed::between(&before, &after);
+    let early = marks.first().map_or(0, |(at, _)| told.failed_by(*at));
+    if early > 0 {
+        let hint = "this machine is too slow for that pace; hint: a higher --dilation";
+        eprintln!("quorate: {}: {early} requests failed before anything was done: {hint}", row.name);
+    }
     told.figures.failed_new = struck.map_or(0, |at| told.failed_since(at));
     told.figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
     told.figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
