@@ -36,7 +36,8 @@ fn six_nodes_from_cold_and_one_master_less() {
     kubectl.apply(&program());
     let serves = json!({ "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 } });
     let mut web = template("web", &["serve", "8080"], &serves, &[]);
-    web["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+    // On a master too; whoever tolerates all taints would stay on a node that is cordoned.
+    web["spec"]["tolerations"] = json!([{ "key": "node-role.kubernetes.io/control-plane", "operator": "Exists" }]);
     // On the worker as long as that takes pods.
     let there =
         json!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["worker-1"] }] });
