@@ -1,14 +1,14 @@
 //! `make bench`, the control plane's part: how long one node takes from power on to a Kubernetes that is Ready, and what it
-//! takes of memory, next to the floor: the same etcd and apiserver started on this machine with nothing around them. Times
-//! in the VM are the guest's.
+//! takes of memory, and at rest of its processor, next to the floor: the same etcd and apiserver started on this machine with
+//! nothing around them. Times in the VM are the guest's.
 
 use anyhow::{Context, Result, ensure};
 use lab::clock::Clock;
 use lab::probe::api::Client;
 use qemu_tests::cluster::Cluster;
-use qemu_tests::kubectl::Kubectl;
+use qemu_tests::kubectl::{Kubectl, program, template, workload};
 use qemu_tests::{checkout, image_of, initrd_facts, read};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// Host seconds per guest second: at 8 the emulator itself is what a boot of this much code waits for.
 const DILATION: &str = "20";
+const MIB: f64 = 1_048_576.0;
+/// So long it is watched at rest, guest time.
+const REST: Duration = Duration::from_secs(15);
 /// It starts within seconds.
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,46 @@ fn single() -> Result<()> {
     for pod in summary["pods"].as_array().into_iter().flatten() {
         println!("  {}: {} anonymous", pod["podRef"]["name"].as_str().unwrap_or("?"), mb(&pod["memory"]["rssBytes"]));
     }
+    at_rest(&cluster, &kubectl)
+}
+
+/// What is not a pod: PID 1 and the services that it runs, read from inside a pod that sees the node's cgroups and processes.
+fn at_rest(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
+    kubectl.apply(&program());
+    kubectl.ok(&["label", "namespace", "default", "pod-security.kubernetes.io/enforce=privileged"]);
+    let mount = |name: &str, path: &str| json!({ "name": name, "mountPath": path, "readOnly": true });
+    let container = json!({
+        "securityContext": { "runAsUser": 0 }, "volumeMounts": [mount("cgroups", "/cgroups"), mount("processes", "/processes")],
+    });
+    let volume = |name: &str, path: &str| json!({ "name": name, "hostPath": { "path": path } });
+    let volumes = [volume("cgroups", "/sys/fs/cgroup"), volume("processes", "/proc")];
+    let pod = template("reader", &["serve", "8080"], &container, &volumes);
+    kubectl.apply(&workload("Deployment", "reader", &pod, &json!({})));
+    let pod = kubectl.pods("reader", 1, BOUND).remove(0).1;
+    let file = |path: &str| -> Result<String> {
+        kubectl.ask_from(&pod, "127.0.0.1:8080", &format!("/file{path}")).map_err(anyhow::Error::msg)
+    };
+    let number = |text: &str, key: &str| -> Result<f64> {
+        let line = text.lines().find_map(|l| l.strip_prefix(key)).with_context(|| format!("no {key} in {text}"))?;
+        Ok(line.split_whitespace().next().context("a number")?.parse()?)
+    };
+    // A status counts kilobytes, a cgroup bytes.
+    println!("  PID 1: {:.1} MiB anonymous", number(&file("/processes/1/status")?, "RssAnon:")? / 1024.0);
+    let services = cluster.node("master-1")["services"].as_array().cloned().unwrap_or_default();
+    for name in services.iter().filter_map(|s| s["name"].as_str()) {
+        // What has done its work and ended has none.
+        let text = file(&format!("/cgroups/quorate/{name}/memory.stat"))?;
+        if let Ok(anonymous) = number(&text, "anon ") {
+            println!("  {name}: {:.1} MiB anonymous", anonymous / MIB);
+        }
+    }
+    let used = || number(&file("/cgroups/cpu.stat")?, "usage_usec ");
+    let (before, began) = (used()?, Instant::now());
+    // How long is looked, not a wait for an event.
+    std::thread::sleep(cluster.clock().host(REST));
+    let (after, lasted) = (used()?, cluster.clock().guest(began.elapsed()));
+    let share = (after - before) / 1e6 / lasted.as_secs_f64() * 100.0;
+    println!("processor at rest, of one emulated and dilated {DILATION}-fold: {share:.0} %");
     Ok(())
 }
 
