@@ -5,14 +5,14 @@
 
 pub mod balancer;
 pub mod cluster;
+mod file_server;
 pub mod host_pki;
 pub mod kubectl;
 pub mod own_image;
-mod seed_server;
 pub mod writer;
 
+pub use file_server::{serve, tls_for};
 pub use lab::probe::etcd;
-pub use seed_server::{serve, tls_for};
 
 use anyhow::{Context, Result, ensure};
 use contract::image::ImageInfo;

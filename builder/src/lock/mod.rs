@@ -140,6 +140,8 @@ impl Lock {
         }
         let added = newer.packages.iter().filter(|n| self.packages.iter().all(|p| p.name != n.name));
         lines.extend(added.map(|n| format!("+ {}", line(n))));
+        let gone = self.components.iter().filter(|o| newer.components.iter().all(|c| c.name != o.name));
+        lines.extend(gone.map(|o| format!("- {} {} ({})", o.name, o.version, o.go)));
         for c in &newer.components {
             match self.components.iter().find(|o| o.name == c.name) {
                 Some(o) if o == c => {}

@@ -84,3 +84,69 @@ fn is_of(packages: &[LockedPackage], profile: &Profile) -> bool {
     let suites = |p: &LockedPackage| profile.debian.archives.get(&p.archive).is_some_and(|s| s.contains(&p.suite));
     packages.iter().all(suites) && packages.iter().any(|p| p.reason == kernel)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::debian::index::Index;
+    use crate::lock::make;
+
+    const PACKAGE: &str =
+        "\nFilename: pool/x.deb\nSize: 1\nSHA256: 0000000000000000000000000000000000000000000000000000000000000000\n";
+
+    /// Two packages, of which the second needs a third, and a kernel.
+    fn indices(version: &str) -> Indices {
+        let package = |head: &str| format!("Package: {head}{PACKAGE}\n");
+        let kernel = "linux-image-6.1-cloud-amd64";
+        let text = [
+            package(&format!("linux-image-cloud-amd64\nVersion: 1\nDepends: {kernel}")),
+            package(&format!("{kernel}\nVersion: 1")),
+            package(&format!("old\nVersion: {version}")),
+            package("new\nVersion: 1\nDepends: needed"),
+            package("needed\nVersion: 1"),
+        ];
+        let mut index = Index::default();
+        index.add(&text.concat(), "debian", "trixie").expect("an index");
+        Indices { index, locked: vec![] }
+    }
+
+    fn profile(packages: &str) -> Profile {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = format!(
+            "name = \"own\"\nroles = [\"lb\"]\n[debian]\nsuite = \"trixie\"\narchives = {{ debian = [\"trixie\"] }}\n\
+             [kernel]\nflavour = \"cloud\"\n[packages]\n{packages}"
+        );
+        std::fs::write(dir.path().join("own.toml"), text).expect("written");
+        crate::profile::load(dir.path(), "own").expect("a profile").0
+    }
+
+    #[test]
+    fn what_the_profile_names_is_added_and_the_rest_stays() {
+        let take = |name: &str| format!("{name} = {{ take = [\"/x\"] }}\n");
+        let old = make(&profile(&take("old")), indices("1"), &[]).expect("locked");
+        let wider = profile(&[take("old"), take("new")].concat());
+        let new = update(&old, &wider, indices("2"), &["new".into()], &[]).expect("added");
+        let version = |n: &str| new.packages.iter().find(|p| p.name == n).map(|p| p.version.as_str());
+        assert_eq!((version("old"), version("new"), version("needed")), (Some("1"), Some("1"), Some("1")));
+        assert_eq!(new.inputs, inputs(&wider), "it is a lock of that profile");
+
+        let refused = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            format!("{:#}", update(&old, &wider, indices("2"), &names, &[]).expect_err("refused"))
+        };
+        assert!(refused(&["old"]).contains("the profile names `new`, which the lock has not; hint: `--update new`"));
+        assert!(refused(&["other"]).contains("`other` is neither in the lock nor in the profile"));
+    }
+
+    #[test]
+    fn packages_of_another_suite_leave_the_lock_stale() {
+        let take = "old = { take = [\"/x\"] }\n";
+        let mut old = make(&profile(take), indices("1"), &[]).expect("locked");
+        old.inputs = "of another profile".into();
+        for package in &mut old.packages {
+            package.suite = "bookworm".into();
+        }
+        let new = update(&old, &profile(take), indices("2"), &["old".into()], &[]).expect("updated");
+        assert_eq!(new.inputs, "of another profile");
+    }
+}

@@ -6,7 +6,7 @@
 use super::watch::{self, Seen};
 use anyhow::{Context, Result};
 use lab::clock::Clock;
-use lab::probe::{Record, api::Client, run};
+use lab::probe::{Record, Sample, api::Client, run};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -109,16 +109,18 @@ pub(super) struct Told {
 }
 
 impl Told {
+    fn failed(&self) -> impl Iterator<Item = &Sample> {
+        self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some())
+    }
+
     /// How many requests had failed by then, guest time since the clients began.
     pub(super) fn failed_by(&self, at: Duration) -> usize {
-        let failed = self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some());
-        failed.filter(|s| s.ended < at).count()
+        self.failed().filter(|s| s.ended < at).count()
     }
 
     /// How many requests failed that were begun after `struck`, guest time since the clients began.
     pub(super) fn failed_since(&self, struck: Duration) -> usize {
-        let failed = self.reads.samples.iter().chain(&self.writes.samples).filter(|s| s.error.is_some());
-        failed.filter(|s| s.sent > struck).count()
+        self.failed().filter(|s| s.sent > struck).count()
     }
 }
 
@@ -240,7 +242,6 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lab::probe::Sample;
 
     #[test]
     fn requests_in_flight_are_told_from_new_ones() {
