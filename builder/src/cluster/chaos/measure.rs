@@ -48,6 +48,9 @@ pub(crate) struct Figures {
     /// ... and how many were begun only after the first thing had been done: the others were in flight then.
     #[serde(default)]
     pub(crate) failed_new: usize,
+    /// ... the last of them so long after it: until then new requests failed.
+    #[serde(default)]
+    pub(crate) failed_until_ms: f64,
     /// What went wrong with those that failed, and how often.
     #[serde(default)]
     pub(crate) errors: BTreeMap<String, usize>,
@@ -80,6 +83,7 @@ impl Figures {
         Self {
             failed_twice: reads.failed_twice() + writes.failed_twice(),
             failed_new: 0,
+            failed_until_ms: 0.0,
             errors,
             read_gap_ms: r.gap_ms,
             write_gap_ms: w.gap_ms,
@@ -118,9 +122,11 @@ impl Told {
         self.failed().filter(|s| s.ended < at).count()
     }
 
-    /// How many requests failed that were begun after `struck`, guest time since the clients began.
-    pub(super) fn failed_since(&self, struck: Duration) -> usize {
-        self.failed().filter(|s| s.sent > struck).count()
+    /// How many requests failed that were begun after `struck` (guest time since the clients began), and how long after it
+    /// the last of them was.
+    pub(super) fn failed_since(&self, struck: Duration) -> (usize, Duration) {
+        let begun = || self.failed().filter_map(|s| s.sent.checked_sub(struck)).filter(|d| !d.is_zero());
+        (begun().count(), begun().max().unwrap_or_default())
     }
 }
 
@@ -255,6 +261,7 @@ mod tests {
         let record = |samples| Record { samples, lasted: ms(400) };
         let reads = record(vec![sample(90, false), sample(110, false), sample(200, true)]);
         let told = Told { figures: Figures::default(), reads, writes: record(vec![sample(120, false)]), cut: vec![] };
-        assert_eq!((told.failed_since(ms(100)), told.failed_by(ms(150)), told.failed_by(ms(100))), (2, 1, 0));
+        assert_eq!(told.failed_since(ms(100)), (2, ms(20)));
+        assert_eq!((told.failed_by(ms(150)), told.failed_by(ms(100))), (1, 0));
     }
 }

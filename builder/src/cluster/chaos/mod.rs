@@ -224,7 +224,11 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
         let hint = "this machine is too slow for that pace; hint: a higher --dilation";
         eprintln!("quorate: {}: {early} requests failed before anything was done: {hint}", row.name);
     }
-    told.figures.failed_new = struck.map_or(0, |at| told.failed_since(at));
+    if let Some(at) = struck {
+        let (new, until) = told.failed_since(at);
+        told.figures.failed_new = new;
+        told.figures.failed_until_ms = until.as_secs_f64() * 1000.0;
+    }
     told.figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
     told.figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
     let picture = timeline::draw(row.what, &told, &marks);

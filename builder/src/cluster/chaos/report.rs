@@ -82,7 +82,7 @@ impl Results {
                 s(f.write_gap_ms),
                 f.reads_failed + f.writes_failed,
                 f.reads + f.writes,
-                f.failed_new,
+                if f.failed_new == 0 { "0".into() } else { format!("{}, to {} s", f.failed_new, s(f.failed_until_ms)) },
                 f.failed_twice,
                 s(f.slowest_ms),
                 f.watch_cut,
