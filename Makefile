@@ -7,7 +7,7 @@ QUORATE := target/debug/quorate
 CLUSTER ?= examples/stacked.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help up down check test soak bench build image deps fuzz clean
+.PHONY: help up down check test soak bench bench-kubeadm build image deps fuzz clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -42,7 +42,11 @@ soak: check image
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image
 	$(QUORATE) image build qemu-tests/standin/guide.toml --init target/debug/quorate-standin --out out/test/guide --update-vanished
-	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests
+	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests --bench figures --bench cluster --bench kubernetes --bench lb
+
+## make bench-kubeadm  a whole cluster next to one as kubeadm's guides make it: an hour, root, mmdebstrap
+bench-kubeadm: image
+	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests --bench kubeadm
 
 ## make fuzz    a minute for each parser of foreign bytes (needs a nightly toolchain and cargo-fuzz)
 fuzz:

@@ -21,6 +21,10 @@ use std::time::Duration;
 
 /// systemd's `RestartSec=`.
 const RESTART: Duration = Duration::from_millis(100);
+/// The guide's files, the servers' lines and what stands in `${}` left out.
+const HAPROXY: &str = include_str!("../guide/haproxy.cfg");
+const KEEPALIVED: &str = include_str!("../guide/keepalived.conf");
+const CHECK: &str = include_str!("../guide/check_apiserver.sh");
 /// Where the image's root is mounted.
 const ROOT: &str = "/root";
 /// loop(4).
@@ -38,10 +42,7 @@ pub(crate) fn start(config: &NodeConfig, mut voice: Voice) -> Result<(), String>
     let write = |name: &str, text: &str| fs::write(format!("{ROOT}/run/{name}"), text).map_err(|e| e.to_string());
     write("haproxy.cfg", &haproxy(config))?;
     write("keepalived.conf", &keepalived(&vip.to_string(), first))?;
-    write(
-        "check_apiserver.sh",
-        &format!("#!/bin/sh\ncurl -sfk --max-time 2 https://localhost:{API}/healthz -o /dev/null || exit 1\n"),
-    )?;
+    write("check_apiserver.sh", CHECK)?;
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(format!("{ROOT}/run/check_apiserver.sh"), fs::Permissions::from_mode(0o755))
         .map_err(|e| e.to_string())?;
@@ -156,26 +157,11 @@ fn spawn(command: &[String]) -> std::io::Result<Child> {
 fn haproxy(config: &NodeConfig) -> String {
     let servers: String =
         config.masters.iter().map(|(name, ip)| format!("    server {name} {ip}:{API} check verify none\n")).collect();
-    format!(
-        "global\n    log stdout format raw local0\n\
-         defaults\n    mode http\n    log global\n    option dontlognull\n    option http-server-close\n    \
-         option redispatch\n    retries 1\n    timeout http-request 10s\n    timeout queue 20s\n    timeout connect 5s\n    \
-         timeout client 35s\n    timeout server 35s\n    timeout http-keep-alive 10s\n    timeout check 10s\n\
-         frontend apiserver\n    bind *:{API}\n    mode tcp\n    option tcplog\n    default_backend apiserverbackend\n\
-         backend apiserverbackend\n    option httpchk\n    http-check connect ssl\n    \
-         http-check send meth GET uri /healthz\n    http-check expect status 200\n    mode tcp\n    balance roundrobin\n\
-         {servers}"
-    )
+    format!("{HAPROXY}{servers}")
 }
 
 fn keepalived(vip: &str, first: bool) -> String {
-    let (state, priority) = if first { ("MASTER", 101) } else { ("BACKUP", 100) };
-    format!(
-        "global_defs {{\n    router_id LVS_DEVEL\n    script_user root\n    enable_script_security\n}}\n\
-         vrrp_script check_apiserver {{\n    script \"/run/check_apiserver.sh\"\n    interval 3\n    weight -2\n    \
-         fall 10\n    rise 2\n}}\n\
-         vrrp_instance VI_1 {{\n    state {state}\n    interface eth0\n    virtual_router_id 51\n    \
-         priority {priority}\n    authentication {{\n        auth_type PASS\n        auth_pass 42\n    }}\n    \
-         virtual_ipaddress {{\n        {vip}\n    }}\n    track_script {{\n        check_apiserver\n    }}\n}}\n"
-    )
+    let (state, priority) = if first { ("MASTER", "101") } else { ("BACKUP", "100") };
+    let text = KEEPALIVED.replace("${STATE}", state).replace("${PRIORITY}", priority);
+    text.replace("${CHECK}", "/run/check_apiserver.sh").replace("${VIP}", vip)
 }
