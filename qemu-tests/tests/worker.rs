@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Host seconds per guest second while they boot, and while they do little.
 const DILATION: &str = "24";
-const RESTORED: f64 = 4.0;
+const RESTORED: f64 = 6.0;
 /// A pod starts, an answer comes.
 const SOON: Duration = Duration::from_secs(30);
 /// From power on to whatever becomes of a node.
