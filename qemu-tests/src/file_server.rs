@@ -57,5 +57,18 @@ pub fn tls_for(name: &str, clients: &str) -> (String, Arc<rustls::ServerConfig>)
     (made.cert.pem(), Arc::new(config))
 }
 
+/// A server with the leaf of a CA of this machine's own, for whoever comes.
+pub fn tls_of(pki: &crate::host_pki::HostPki) -> Arc<rustls::ServerConfig> {
+    use rustls::pki_types::pem::PemObject;
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pki.key.as_bytes()).expect("PEM");
+    let cert = rustls::pki_types::CertificateDer::from_pem_slice(pki.cert.as_bytes()).expect("PEM");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key);
+    Arc::new(config.expect("a configuration"))
+}
+
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}

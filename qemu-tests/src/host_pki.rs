@@ -1,7 +1,7 @@
 //! A CA and one leaf for everything on the loopback address: for programs that run on this machine as a peer.
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use std::path::Path;
 
 /// PEM.
@@ -21,6 +21,8 @@ impl HostPki {
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Of another name than the leaf: OpenSSL takes a certificate whose issuer has its own name for a self-signed one.
+        ca.distinguished_name.push(DnType::CommonName, "this machine's CA");
         let ca_cert = ca.self_signed(&ca_key)?.pem();
         let issuer = Issuer::from_params(&ca, &ca_key);
         let key = KeyPair::generate()?;

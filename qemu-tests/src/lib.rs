@@ -11,7 +11,7 @@ pub mod kubectl;
 pub mod own_image;
 pub mod writer;
 
-pub use file_server::{serve, tls_for};
+pub use file_server::{serve, tls_for, tls_of};
 pub use lab::probe::etcd;
 
 use anyhow::{Context, Result, ensure};

@@ -4,9 +4,11 @@
 use lab::probe::api::Client;
 use qemu_tests::balancer::{description, tell};
 use qemu_tests::cluster::Cluster;
+use qemu_tests::host_pki::HostPki;
 use qemu_tests::{BOOT, Node, READY, image_of};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -53,26 +55,36 @@ fn answers_on_its_own_address_without_a_virtual_ip() {
     wait("no master is told of", &|| get(metrics, "/healthz").is_ok_and(|(status, _)| status == "503"));
 }
 
-/// An echo in a master's place, on this machine: the lab's gateway leads there.
-fn echo() -> u16 {
+/// In a master's place, on this machine, where the lab's gateway leads: alive to whoever asks by TLS, an echo to anybody else.
+fn master(tls: &Arc<rustls::ServerConfig>) {
     let listener = TcpListener::bind("127.0.0.1:6443").expect("the API's port of this machine");
+    let tls = Arc::clone(tls);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let tls = Arc::clone(&tls);
             std::thread::spawn(move || {
-                let (mut from, mut to) = (&stream, &stream);
-                let _ = std::io::copy(&mut from, &mut to);
+                let mut first = [0];
+                // The first byte of a TLS handshake: RFC 8446, 5.1.
+                if stream.peek(&mut first).is_ok_and(|_| first == [22]) {
+                    let session = rustls::ServerConnection::new(tls).expect("a session");
+                    let mut stream = rustls::StreamOwned::new(session, stream);
+                    let _ = BufReader::new(&mut stream).lines().map_while(Result::ok).find(String::is_empty);
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+                } else {
+                    let (mut from, mut to) = (&stream, &stream);
+                    let _ = std::io::copy(&mut from, &mut to);
+                }
             });
         }
     });
-    6443
 }
 
 /// The seed is read again on demand; HAProxy reads its file again, and a connection that is held goes on.
 #[test]
 fn another_set_of_masters_drops_no_connection() {
-    echo();
     let node = Node::seeded(|t| t).expect("seeded");
-    let ca = qemu_tests::read(&node.path("demo.seed/cluster-ca.crt"));
+    let pki = HostPki::make(node.dir.path()).expect("a CA");
+    master(&qemu_tests::tls_of(&pki));
     let seed = |generation: u64, masters: &[(&str, &str)]| {
         let masters: serde_json::Map<_, _> = masters.iter().map(|(n, a)| ((*n).into(), (*a).into())).collect();
         let config = serde_json::json!({ "quorate": {
@@ -82,7 +94,7 @@ fn another_set_of_masters_drops_no_connection() {
             "masters": masters,
             "lb": { "provided_by": "external" },
             "state": "ephemeral",
-            "pki": { "cluster_ca": { "cert": ca } },
+            "pki": { "cluster_ca": { "cert": pki.ca } },
         }});
         let dir = node.path("served");
         std::fs::create_dir_all(&dir).expect("made");
@@ -116,10 +128,10 @@ fn another_set_of_masters_drops_no_connection() {
         assert_eq!(back, word.as_bytes());
         Ok(())
     };
-    // HAProxy takes every server for a good one until it was checked; an echo is reachable, but no master that is alive.
-    let checked = "haproxy_server_status{proxy=\"ready\",server=\"here\",state=\"DOWN\"} 1";
+    // HAProxy takes every server for a good one until it was checked.
+    let checked = "haproxy_server_check_status{proxy=\"ready\",server=\"here\",state=\"L7OK\"} 1";
     while !get(metrics, "/metrics").is_ok_and(|(_, body)| body.contains(checked)) {
-        assert!(Instant::now() < deadline, "HAProxy takes an echo for a master");
+        assert!(Instant::now() < deadline, "HAProxy does not find the master alive");
     }
     let mut held = TcpStream::connect(api).expect("the gateway accepts");
     says(&mut held, "before").expect("an answer through HAProxy");

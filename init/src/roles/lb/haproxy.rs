@@ -3,7 +3,9 @@
 //! Two signals of each master, not one. *Alive* is the health check, TLS `GET /livez?exclude=etcd`: only a dead master
 //! loses its connections. *Ready* is the agent check, one word from the master's agent: `drain` sends new connections
 //! elsewhere and cuts none. With a single signal an election of etcd, which makes every `/readyz` fail, would cut every
-//! watch of the cluster. When none is ready, new connections go to whoever accepts them: backend `reachable`.
+//! watch of the cluster. When none is ready, new connections go to whoever is alive: backend `alive`, with the same health
+//! check and nobody's word. Whoever merely accepts connections gets none: an apiserver that just starts does so before it
+//! knows what its clients may do, and answers 403 to those who may (a cluster that lost its power at once: 24 of 1389).
 //!
 //! `on-marked-down shutdown-sessions` would cut the connections of a dead master, and is not used: it also shuts one that is
 //! only being made, and HAProxy 3.0 then forgets its client for ever (`stream_shutdown_self`: no timer is left, and nothing
@@ -27,6 +29,8 @@ const MAXCONN: u32 = 20_000;
 const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
 const FALL: u32 = 2;
+/// The last resort's servers are asked less often: each time costs an apiserver a TLS handshake.
+const ALIVE_INTER_MS: u32 = 500;
 /// A server that is down is asked this often.
 const DOWN_INTER_MS: u32 = 50;
 /// An apiserver that is busy answers late; only one that takes this long, `FALL` times in a row, is taken for dead.
@@ -37,6 +41,11 @@ const AGENT_INTER_MS: u32 = 200;
 const USER_TIMEOUT_S: u32 = 10;
 /// Watches are idle for hours and none may be cut for that; what is dead is found by keepalives and the user timeout.
 const IDLE: &str = "24h";
+
+/// What a master that is alive answers to.
+const HEALTH: &str = "option httpchk
+    http-check send meth GET uri /livez?exclude=etcd ver HTTP/1.1 hdr Host kubernetes hdr Connection close
+    http-check expect status 200";
 
 /// The file.
 pub(super) fn configuration(config: &NodeConfig) -> String {
@@ -50,7 +59,7 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
             all
         })
     };
-    let (ready, reachable) = (lines(""), lines(""));
+    let (ready, alive) = (lines(""), lines(""));
     let up: String = servers(config).iter().map(|s| format!(" %[srv_is_up({s})]")).collect();
     let metrics = SocketAddr::new(own, LB_METRICS);
     format!(
@@ -81,33 +90,32 @@ tcp-ut {USER_TIMEOUT_S}s
 
 frontend api
     bind {bind} tcp-ut {USER_TIMEOUT_S}s
-    use_backend reachable if {{ nbsrv(ready) eq 0 }}
+    use_backend alive if {{ nbsrv(ready) eq 0 }}
     default_backend ready
 
 backend ready
-    option httpchk
-    http-check send meth GET uri /livez?exclude=etcd ver HTTP/1.1 hdr Host kubernetes hdr Connection close
-    http-check expect status 200
+    {HEALTH}
     default-server check check-ssl verify required ca-file {PKI}/ca.crt agent-check agent-port {READY} \
 agent-inter {AGENT_INTER_MS}ms slowstart 5s
 {ready}
-backend reachable
-    default-server check
-{reachable}
-# How many are ready, how many are reachable, which servers are up: what quorate-agent asks, and so whether this process
+backend alive
+    {HEALTH}
+    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {ALIVE_INTER_MS}ms
+{alive}
+# How many are ready, how many are alive, which servers are up: what quorate-agent asks, and so whether this process
 # hangs.
 frontend health
     mode http
     bind unix@{LB}/sock/health mode 600
     timeout client 1s
-    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(reachable)]{up}\"
+    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(alive)]{up}\"
 
 frontend metrics
     mode http
     bind {metrics}
     timeout client 10s
     http-request use-service prometheus-exporter if {{ path /metrics }}
-    http-request return status 200 content-type text/plain string ok if {{ path /healthz }} {{ nbsrv(reachable) gt 0 }}
+    http-request return status 200 content-type text/plain string ok if {{ path /healthz }} {{ nbsrv(alive) gt 0 }}
     http-request return status 503 content-type text/plain string \"no master\" if {{ path /healthz }}
     http-request return status 404
 "
