@@ -44,7 +44,7 @@ bench: image
 	$(QUORATE) image build qemu-tests/standin/guide.toml --init target/debug/quorate-standin --out out/test/guide --update-vanished
 	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests --bench figures --bench cluster --bench kubernetes --bench lb
 
-## make bench-kubeadm  a whole cluster next to one as kubeadm's guides make it: an hour, root, mmdebstrap
+## make bench-kubeadm  a whole cluster next to one as kubeadm's guides make it: 1.5 hours, root, mmdebstrap
 bench-kubeadm: image
 	QUORATE_BIN=$(abspath target) cargo bench -p qemu-tests --bench kubeadm
 

@@ -36,6 +36,12 @@ pub struct Held {
     pub silence: Duration,
 }
 
+/// What a refusal says: the message of a `Status` (Kubernetes' API conventions, "Response Status Kind"), or all of it.
+fn words(text: &str) -> String {
+    let status: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    status.and_then(|s| Some(s["message"].as_str()?.to_owned())).unwrap_or_else(|| text.to_owned())
+}
+
 impl Client {
     /// Believes the cluster's CA out of the seed's directory; a request is given up after so much guest time.
     pub fn new(to: SocketAddr, seed: &Path, patience: Duration, clock: Clock) -> Result<Self> {
@@ -62,7 +68,7 @@ impl Client {
         let response = request.call()?;
         let status = response.status();
         let text = response.into_body().read_to_string()?;
-        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        ensure!(status.is_success(), "{path} answered {status}: {}", words(&text));
         Ok(text)
     }
 
@@ -85,7 +91,7 @@ impl Client {
         let response = request.call()?;
         let status = response.status();
         let text = response.into_body().read_to_string()?;
-        ensure!(status.is_success() || status == 404, "{path} answered {status}: {text}");
+        ensure!(status.is_success() || status == 404, "{path} answered {status}: {}", words(&text));
         Ok(text)
     }
 
@@ -98,7 +104,7 @@ impl Client {
         let response = request.config().timeout_global(Some(self.bound)).build().send(body.to_string())?;
         let status = response.status();
         let text = response.into_body().read_to_string()?;
-        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        ensure!(status.is_success(), "{path} answered {status}: {}", words(&text));
         Ok(text)
     }
 
@@ -150,5 +156,16 @@ impl Client {
             last = Instant::now();
         }
         Ok(Held { status, cut, lasted: clock.guest(began.elapsed()), silence: clock.guest(silence) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn a_refusal_in_its_own_words() {
+        assert_eq!(words(r#"{"kind":"Status","metadata":{},"message":"not yet ready","code":403}"#), "not yet ready");
+        assert_eq!(words("404 page not found"), "404 page not found");
     }
 }

@@ -2,7 +2,7 @@
 //! same lab, the same clients, one after the other in one run. Measured are the way from power on of all machines at once to
 //! every node Ready, and what clients of the virtual IP notice when a machine loses power. All times are the guests'.
 //!
-//! Not a part of `make bench`: it wants root and mmdebstrap, and takes an hour. `make bench-kubeadm`; words after `--` choose
+//! Not a part of `make bench`: it wants root and mmdebstrap, and takes one and a half hours. `make bench-kubeadm`; words after `--` choose
 //! a side (`ours`, `kubeadm`) or only make the peer's disk (`disk`), `DILATION` the host's seconds per guest second.
 
 mod disk;
@@ -18,6 +18,9 @@ use side::Side;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Two cores bear six VMs that boot so slowly, and no faster: at 10 our masters wait for the emulator most of the time, and their
+/// API is ready after 37 s instead of 6.
+const DILATION: f64 = 32.0;
 /// Kubernetes nodes of the cluster.
 const NODES: usize = 4;
 /// From power on to every node Ready, at most.
@@ -29,8 +32,6 @@ const EVERY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Before something happens.
 const CALM: Duration = Duration::from_secs(2);
-/// A node that came back is Ready again within this.
-const BACK: Duration = Duration::from_secs(180);
 const PATH: &str = "/api/v1/namespaces/default/configmaps";
 
 /// What is told of a side: a name and guest seconds.
@@ -42,7 +43,7 @@ fn main() -> Result<()> {
     if words == ["disk"] {
         return disk::base().map(drop);
     }
-    let dilation = std::env::var("DILATION").ok().map_or(Ok(16.0), |d| d.parse()).context("DILATION: a number")?;
+    let dilation = std::env::var("DILATION").ok().map_or(Ok(DILATION), |d| d.parse()).context("DILATION: a number")?;
     println!("## a cluster of six: three masters with etcd, two load balancers, a worker; dilated {dilation}-fold");
     let mut ours = Figures::new();
     if wanted("ours") {
@@ -125,7 +126,7 @@ fn until<T>(side: &mut Side, most: Duration, what: &str, mut look: impl FnMut() 
     }
 }
 
-/// Readers and writers at the virtual IP, before and after a machine's power is cut; it comes back afterwards.
+/// Readers and writers at the virtual IP, before and after a machine's power is cut; it stays off.
 fn row(side: &mut Side, what: &'static str, victim: &str, after: Duration) -> Result<Figures> {
     let clock = side.cluster.clock();
     let client = side.admin(PATIENCE)?;
@@ -160,11 +161,5 @@ fn row(side: &mut Side, what: &'static str, victim: &str, after: Duration) -> Re
         w.failed,
         w.gap_ms / 1000.0
     );
-    side.cluster.boot(victim)?;
-    let admin = side.admin(Duration::from_secs(5))?;
-    until(side, BACK, "all nodes are Ready again", || {
-        let ready = ready(&admin)?;
-        if ready.len() == NODES { Ok(()) } else { bail!("{ready:?}") }
-    })?;
     Ok(vec![(what, r.gap_ms / 1000.0), ("... its writes", w.gap_ms / 1000.0)])
 }

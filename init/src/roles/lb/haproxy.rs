@@ -3,9 +3,10 @@
 //! Two signals of each master, not one. *Alive* is the health check, TLS `GET /livez?exclude=etcd`: only a dead master
 //! loses its connections. *Ready* is the agent check, one word from the master's agent: `drain` sends new connections
 //! elsewhere and cuts none. With a single signal an election of etcd, which makes every `/readyz` fail, would cut every
-//! watch of the cluster. When none is ready, new connections go to whoever is alive: backend `alive`, with the same health
-//! check and nobody's word. Whoever merely accepts connections gets none: an apiserver that just starts does so before it
-//! knows what its clients may do, and answers 403 to those who may (a cluster that lost its power at once: 24 of 1389).
+//! watch of the cluster. When none is ready, new connections go to whoever would be ready but for etcd: backend `alive`.
+//! Whoever merely accepts connections gets none, nor who is only live: an apiserver that just starts is so before it knows what
+//! its clients may do (`informer-sync` of `/readyz`), and answers 403 to those who may (a compact cluster that lost its power at
+//! once, with connections as the check: 24 of 1389; a node without a load balancer: 6 of 2047, asked directly).
 //!
 //! `on-marked-down shutdown-sessions` would cut the connections of a dead master, and is not used: it also shuts one that is
 //! only being made, and HAProxy 3.0 then forgets its client for ever (`stream_shutdown_self`: no timer is left, and nothing
@@ -42,10 +43,9 @@ const USER_TIMEOUT_S: u32 = 10;
 /// Watches are idle for hours and none may be cut for that; what is dead is found by keepalives and the user timeout.
 const IDLE: &str = "24h";
 
-/// What a master that is alive answers to.
-const HEALTH: &str = "option httpchk
-    http-check send meth GET uri /livez?exclude=etcd ver HTTP/1.1 hdr Host kubernetes hdr Connection close
-    http-check expect status 200";
+/// The two checks' paths; `etcd-readiness` is a group of apiserver's checks (k8s.io/apiserver, pkg/server/options/etcd.go).
+const LIVE: &str = "/livez?exclude=etcd";
+const BEGUN: &str = "/readyz?exclude=etcd&exclude=etcd-readiness";
 
 /// The file.
 pub(super) fn configuration(config: &NodeConfig) -> String {
@@ -62,6 +62,13 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
     let (ready, alive) = (lines(""), lines(""));
     let up: String = servers(config).iter().map(|s| format!(" %[srv_is_up({s})]")).collect();
     let metrics = SocketAddr::new(own, LB_METRICS);
+    let health = |path: &str| {
+        format!(
+            "option httpchk\n    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host kubernetes hdr Connection close\n    \
+             http-check expect status 200"
+        )
+    };
+    let (live, begun) = (health(LIVE), health(BEGUN));
     format!(
         "\
 # Made by quorate-init from the node's configuration at each boot; why it is so stands in init/src/roles/lb/haproxy.rs.
@@ -94,12 +101,12 @@ frontend api
     default_backend ready
 
 backend ready
-    {HEALTH}
+    {live}
     default-server check check-ssl verify required ca-file {PKI}/ca.crt agent-check agent-port {READY} \
 agent-inter {AGENT_INTER_MS}ms slowstart 5s
 {ready}
 backend alive
-    {HEALTH}
+    {begun}
     default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {ALIVE_INTER_MS}ms
 {alive}
 # How many are ready, how many are alive, which servers are up: what quorate-agent asks, and so whether this process
