@@ -15,8 +15,8 @@ pub const DRAIN_MS: u32 = 3000;
 /// nobody takes it, nothing is won by waiting longer.
 pub const HAND_OVER_MS: u32 = 500;
 /// The backend of the masters that are ready, by their health and their own word; and the last resort's, of those
-/// that would be ready but for etcd.
-pub const BACKENDS: [&str; 2] = ["ready", "alive"];
+/// that have started.
+pub const BACKENDS: [&str; 2] = ["ready", "started"];
 
 /// HAProxy's names of its servers, `BACKEND/MASTER`, in the order in which its frontend `health` tells whether they are up.
 pub fn servers(config: &NodeConfig) -> Vec<String> {

@@ -70,7 +70,7 @@ pub fn wait_served(cluster: &Cluster) {
     }
 }
 
-/// Tells a stand-in how to behave: `not-ready`, `ready`, `hang`, `slow 300`, `well`.
+/// Tells a stand-in how to behave: `not-ready`, `starting`, `ready`, `hang`, `slow 300`, `well`.
 pub fn tell(cluster: &Cluster, master: usize, word: &str) {
     let stream = TcpStream::connect(cluster.forwarded(&format!("10.77.0.1{master}:6440"))).expect("its control port");
     stream.set_read_timeout(Some(cluster.clock().host(TOLD))).expect("a bound");

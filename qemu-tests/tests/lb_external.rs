@@ -48,9 +48,18 @@ fn answers_on_its_own_address_without_a_virtual_ip() {
     let (status, body) = get(metrics, "/metrics").expect("asked");
     assert!(status == "200" && body.contains("haproxy_server_status"), "{status}\n{body}");
     assert_eq!(get(metrics, "/").expect("asked").0, "404");
-    // Alive but not ready: still somebody to send clients to.
+    // Not ready, for want of etcd: still somebody to send clients to.
+    let none_is_ready = "haproxy_server_status{proxy=\"ready\",server=\"master-1\",state=\"DRAIN\"} 1";
     tell(&cluster, 1, "not-ready");
+    wait("HAProxy has its word", &|| get(metrics, "/metrics").is_ok_and(|(_, body)| body.contains(none_is_ready)));
     assert_eq!(get(metrics, "/healthz").expect("asked").0, "200");
+    assert_eq!(client.get("/name").expect("the last resort"), "master-1");
+    // One that only starts is live too, and accepts connections; it would answer 403 to whom it does not know yet.
+    tell(&cluster, 1, "starting");
+    wait("no master has started", &|| get(metrics, "/healthz").is_ok_and(|(status, _)| status == "503"));
+    client.get("/name").expect_err("nobody to send clients to");
+    tell(&cluster, 1, "well");
+    wait("a master is ready", &|| client.get("/name").is_ok());
     cluster.ok(&["kill", "master-1"]);
     wait("no master is told of", &|| get(metrics, "/healthz").is_ok_and(|(status, _)| status == "503"));
 }

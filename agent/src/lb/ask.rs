@@ -1,5 +1,5 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer how many masters are ready, how many are alive, and which servers are
+//! tells that HAProxy does not hang, and the answer how many masters are ready, how many have started, and which servers are
 //! up. And the one word to it: that a server's connections are to be cut.
 
 use super::watch::{Masters, Silence};
@@ -72,8 +72,8 @@ fn parse(text: &str) -> Result<Masters, String> {
     let expected = || format!("expected numbers, found `{}`", body.trim());
     let numbers = body.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>().map_err(|_| expected())?;
     match &numbers[..] {
-        [ready, alive, up @ ..] if up.iter().all(|u| *u <= 1) => {
-            Ok(Masters { ready: *ready, alive: *alive, up: up.iter().map(|u| *u == 1).collect() })
+        [ready, started, up @ ..] if up.iter().all(|u| *u <= 1) => {
+            Ok(Masters { ready: *ready, started: *started, up: up.iter().map(|u| *u == 1).collect() })
         }
         _ => Err(expected()),
     }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        let masters = Masters { ready: 0, alive: 1, up: vec![false, true] };
+        let masters = Masters { ready: 0, started: 1, up: vec![false, true] };
         assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1 0 1"), Ok(masters));
         for bad in ["", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 No\r\n\r\n2 3", "HTTP/1.1 200 OK\r\n\r\n2 3 4"] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -24,8 +24,8 @@ const SETTLED: Duration = Duration::from_millis(contract::lb::CONNECT_MS as u64 
 pub(crate) struct Masters {
     /// Those that are alive and ready.
     pub(crate) ready: u32,
-    /// Those that accept connections.
-    pub(crate) alive: u32,
+    /// Those that have started: they answer, but for what they need of etcd.
+    pub(crate) started: u32,
     /// Whether each server is up, in the order of [`contract::lb::servers`].
     pub(crate) up: Vec<bool>,
 }
@@ -134,7 +134,7 @@ impl Watch {
     }
 
     fn masters(&mut self, now: Duration, masters: &Masters) -> Option<Decision> {
-        let some = masters.alive > 0 || masters.ready > 0;
+        let some = masters.started > 0 || masters.ready > 0;
         let since = match self.since {
             Some((s, since)) if s == some => since,
             _ => now,
@@ -162,7 +162,7 @@ mod tests {
         let times = (0..).map(|i| from_ms + 200 * i);
         let step = |(at, answer): (u64, &Result<u32, ()>)| {
             let answer = answer
-                .map(|n| Masters { ready: n, alive: n, up: vec![] })
+                .map(|n| Masters { ready: n, started: n, up: vec![] })
                 .map_err(|()| Silence::Mute("timed out".into()));
             watch.step(Duration::from_millis(at), answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
         };
@@ -177,7 +177,7 @@ mod tests {
         let said = run(&mut watch, 5000, &[Err(()); 20]);
         assert_eq!(said.len(), 1, "said once until it answers again: {said:?}");
         // It was killed and starts again: refused is not hung.
-        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, alive: 3, up: vec![] }));
+        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, started: 3, up: vec![] }));
         for i in 0..9 {
             assert!(watch.step(Duration::from_secs(21 + i), Err(Silence::Absent)).is_empty());
         }
@@ -201,7 +201,7 @@ mod tests {
     fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
         let mut watch = Watch::of(vec!["ready/a".into(), "ready/b".into()]);
         let mut step = |ms, up: [bool; 2]| {
-            watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, alive: 1, up: up.into() }))
+            watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, started: 1, up: up.into() }))
         };
         let cut = || vec![Decision::Cut("ready/b".into())];
         assert!(step(0, [true, true]).is_empty());
@@ -218,10 +218,10 @@ mod tests {
         assert!(step(1400, [false, false]).is_empty());
         watch.step(Duration::from_millis(1500), Err(Silence::Absent));
         let mut step =
-            |ms| watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, alive: 1, up: vec![true, false] }));
+            |ms| watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, started: 1, up: vec![true, false] }));
         assert!(step(1600).is_empty());
         assert_eq!(step(1820), cut(), "a HAProxy that started again");
-        watch.step(Duration::from_millis(1900), Ok(Masters { ready: 1, alive: 1, up: vec![false, false] }));
+        watch.step(Duration::from_millis(1900), Ok(Masters { ready: 1, started: 1, up: vec![false, false] }));
         let patience = |ms| watch.patience(Duration::from_millis(ms));
         assert_eq!(patience(1910), ASK, "no sooner than otherwise");
         assert_eq!(patience(2100), Duration::from_millis(20), "in the moment in which it is due");
@@ -235,7 +235,7 @@ mod tests {
             let mut last = (0, Duration::ZERO);
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;
-                let answer = answer.map(|n| Masters { ready: 0, alive: n, up: vec![] }).ok_or(Silence::Mute(String::new()));
+                let answer = answer.map(|n| Masters { ready: 0, started: n, up: vec![] }).ok_or(Silence::Mute(String::new()));
                 for decision in watch.step(now, answer) {
                     if let Decision::Weighs { weight, .. } = decision {
                         prop_assert!(weight != last.0 && (weight == 0 || weight == NO_MASTER));

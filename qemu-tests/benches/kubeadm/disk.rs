@@ -90,6 +90,7 @@ fn output(command: &mut Command) -> Result<String> {
         "mmdebstrap" => "; hint: apt-get install mmdebstrap",
         "unsquashfs" => "; hint: apt-get install squashfs-tools",
         "mkfs.ext4" => "; hint: apt-get install e2fsprogs",
+        "systemctl" => "; hint: apt-get install systemd",
         _ => "",
     };
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("running {name}{hint}"))?;
@@ -162,11 +163,11 @@ fn kubeadm(work: &Path, to: &Path) -> Result<()> {
     }
     let package = "k8s.io/kubernetes/cmd/kubeadm";
     done(Command::new("go").current_dir(&module).args(["get", "-tool", package]))?;
-    let version = super::node::VERSION;
-    let stamps = format!(
-        "-s -w -X k8s.io/component-base/version.gitVersion={version} -X k8s.io/component-base/version.gitMajor=1 \
-         -X k8s.io/component-base/version.gitMinor=37"
-    );
+    let version = super::node::version();
+    let mut parts = version.split('.');
+    let (major, minor) = parts.next().zip(parts.next()).context("Kubernetes' version")?;
+    let of = "-X k8s.io/component-base/version";
+    let stamps = format!("-s -w {of}.gitVersion=v{version} {of}.gitMajor={major} {of}.gitMinor={minor}");
     let build = ["build", "-trimpath", "-ldflags", &stamps, "-o"];
     done(Command::new("go").current_dir(&module).env("CGO_ENABLED", "0").args(build).arg(to).arg(package))
 }
@@ -190,8 +191,12 @@ fn images(tree: &Path, work: &Path) -> Result<()> {
         "images",
         "list",
         "--kubernetes-version",
-        super::node::VERSION,
+        &super::node::version(),
     ]))?;
+    // containerd makes sandboxes of the one that kubeadm asks for.
+    let pause = names.lines().find(|n| n.contains("/pause:")).context("kubeadm asks for no pause")?;
+    let config = tree.join("etc/containerd/config.toml");
+    std::fs::write(&config, std::fs::read_to_string(&config)?.replace("${PAUSE}", pause))?;
     let archive = work.join("archive");
     std::fs::create_dir_all(archive.join("blobs/sha256"))?;
     let layer = work.join("layer.tar");

@@ -2,8 +2,9 @@
 //! same lab, the same clients, one after the other in one run. Measured are the way from power on of all machines at once to
 //! every node Ready, and what clients of the virtual IP notice when a machine loses power. All times are the guests'.
 //!
-//! Not a part of `make bench`: it wants root and mmdebstrap, and takes one and a half hours. `make bench-kubeadm`; words after `--` choose
-//! a side (`ours`, `kubeadm`) or only make the peer's disk (`disk`), `DILATION` the host's seconds per guest second.
+//! `make bench-kubeadm`; not a part of `make bench`: it wants root and mmdebstrap, and takes one and a half hours. Words choose
+//! a side (`ours`, `kubeadm`), or that only the peer's disk is made (`disk`); `DILATION` is the host's seconds per guest second:
+//! `DILATION=16 cargo bench -p qemu-tests --bench kubeadm -- kubeadm`. `QUORATE_KEEP=1` leaves disks and consoles.
 
 mod disk;
 mod node;

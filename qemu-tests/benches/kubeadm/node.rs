@@ -6,8 +6,6 @@
 use super::pki::Authority;
 use std::fmt::Write;
 
-/// Of Kubernetes: kubeadm's and its control plane's.
-pub(crate) const VERSION: &str = "v1.37.2";
 /// The virtual IP.
 pub(crate) const VIP: &str = "10.77.0.10";
 const TOKEN: &str = "abcdef.0123456789abcdef";
@@ -16,6 +14,13 @@ const KEY: &str = "5c4b1d9f0a7e3862b1c0d4e5f60718293a4b5c6d7e8f90112233445566778
 const HAPROXY: &str = include_str!("../../standin/guide/haproxy.cfg");
 const KEEPALIVED: &str = include_str!("../../standin/guide/keepalived.conf");
 const CHECK: &str = include_str!("../../standin/guide/check_apiserver.sh");
+
+/// Of Kubernetes, as our recipe has it: kubeadm's and its control plane's. `1.37.2`.
+pub(crate) fn version() -> String {
+    let recipe = qemu_tests::read(&qemu_tests::checkout().join("profiles/components/kubernetes/recipe.toml"));
+    let line = recipe.lines().find_map(|l| l.strip_prefix("version = \"")).expect("the recipe's version");
+    line.trim_end_matches('"').to_owned()
+}
 
 /// What a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +74,7 @@ impl Peer {
 
     /// Its script. The first master is given the CAs: whoever measures knows them beforehand.
     pub(crate) fn script(&self, cluster: &Authority, etcd: &Authority) -> String {
-        // A machine that starts again has all of it on its disk.
-        let mut text = "set -e\n[ ! -e /etc/kubernetes/kubelet.conf ] || exit 0\n".to_owned();
+        let mut text = "set -e\n".to_owned();
         for (i, p) in ALL.iter().enumerate() {
             let _ = writeln!(text, "echo {} {} >>/etc/hosts", p.address(), p.name);
             // A pod network: one range for each node.
@@ -122,11 +126,12 @@ impl Peer {
         format!(
             "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nbootstrapTokens:\n- token: {TOKEN}\ncertificateKey: {KEY}\n\
              localAPIEndpoint:\n  advertiseAddress: {}\n{}---\n\
-             apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: {VERSION}\n\
+             apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v{}\n\
              controlPlaneEndpoint: {VIP}:6443\napiServer:\n  certSANs: [127.0.0.1]\nnetworking:\n  \
              podSubnet: 10.244.0.0/16\n",
             self.address(),
-            self.registration()
+            self.registration(),
+            version()
         )
     }
 

@@ -39,7 +39,8 @@ pub(crate) struct Side {
     pub(crate) cluster: Cluster,
     api: Pass,
     etcd: Pass,
-    dir: TempDir,
+    // Gone with it.
+    _dir: TempDir,
 }
 
 fn memory(role: Role) -> u64 {
@@ -60,7 +61,8 @@ struct Common {
 impl Common {
     fn new(dilation: f64) -> Result<Self> {
         // Disks: not where a small tmpfs may lie.
-        let dir = tempfile::Builder::new().prefix("kubeadm-").tempdir_in(checkout().join("target"))?;
+        let mut dir = tempfile::Builder::new().prefix("kubeadm-").tempdir_in(checkout().join("target"))?;
+        dir.disable_cleanup(std::env::var_os("QUORATE_KEEP").is_some());
         let accel = Accel::choose("auto", &qemu_tests::cache())?;
         Ok(Self { accel, clock: Clock::new(dilation)?, dir })
     }
@@ -143,7 +145,7 @@ impl Side {
         let api = Pass { ca: read(&seeds.join("cluster-ca.crt")), client: pair };
         let pair = (read(&seeds.join("etcd-admin.crt")), read(&seeds.join("etcd-admin.key")));
         let etcd = Pass { ca: read(&seeds.join("etcd-server-ca.crt")), client: pair };
-        Ok(Self { name: "ours", cluster, api, etcd, dir: common.dir })
+        Ok(Self { name: "ours", cluster, api, etcd, _dir: common.dir })
     }
 
     /// As kubeadm's guides have it.
@@ -165,7 +167,7 @@ impl Side {
         });
         let cluster = common.cluster(machines.collect::<Result<_>>()?)?;
         let pass = |a: Authority| Pass { ca: a.cert, client: a.client };
-        Ok(Self { name: "kubeadm's guides", cluster, api: pass(api), etcd: pass(etcd), dir: common.dir })
+        Ok(Self { name: "kubeadm's guides", cluster, api: pass(api), etcd: pass(etcd), _dir: common.dir })
     }
 
     fn forward(&mut self, to: &str) -> Result<SocketAddr> {
@@ -210,7 +212,7 @@ impl Side {
         for name in self.cluster.names() {
             let Ok(vm) = self.cluster.vm(&name) else { continue };
             let lines = vm.console.since(vm.console.len().saturating_sub(25));
-            println!("-- {name}, whose logs are in {}:\n  {}", self.dir.path().display(), lines.join("\n  "));
+            println!("-- {name}:\n  {}", lines.join("\n  "));
         }
     }
 }

@@ -11,11 +11,18 @@ pub(crate) const CONTROL: u16 = 6440;
 const LOOK: Duration = Duration::from_millis(20);
 
 static NOT_READY: AtomicBool = AtomicBool::new(false);
+static STARTING: AtomicBool = AtomicBool::new(false);
 static HUNG: AtomicBool = AtomicBool::new(false);
 static SLOW_MS: AtomicU64 = AtomicU64::new(0);
 
+/// Whether all of its `/readyz` is well.
 pub(crate) fn is_ready() -> bool {
-    !NOT_READY.load(Ordering::Relaxed)
+    has_started() && !NOT_READY.load(Ordering::Relaxed)
+}
+
+/// Whether it is well but for etcd.
+pub(crate) fn has_started() -> bool {
+    !STARTING.load(Ordering::Relaxed)
 }
 
 /// What stands before each answer: nothing, a pause, or the end of a hang.
@@ -43,14 +50,16 @@ fn take(stream: &TcpStream) -> std::io::Result<()> {
     match words[..] {
         ["ready"] => NOT_READY.store(false, Ordering::Relaxed),
         ["not-ready"] => NOT_READY.store(true, Ordering::Relaxed),
+        ["starting"] => STARTING.store(true, Ordering::Relaxed),
         ["hang"] => HUNG.store(true, Ordering::Relaxed),
         ["slow", ms] => SLOW_MS.store(ms.parse().unwrap_or(0), Ordering::Relaxed),
         ["well"] => {
             NOT_READY.store(false, Ordering::Relaxed);
+            STARTING.store(false, Ordering::Relaxed);
             HUNG.store(false, Ordering::Relaxed);
             SLOW_MS.store(0, Ordering::Relaxed);
         }
-        _ => return writeln!(&*stream, "expected ready, not-ready, hang, slow MS or well"),
+        _ => return writeln!(&*stream, "expected ready, not-ready, starting, hang, slow MS or well"),
     }
     writeln!(&*stream, "ok")
 }

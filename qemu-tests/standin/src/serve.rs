@@ -96,8 +96,10 @@ fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>, name: &str) -> s
         mode::pause();
         match path {
             "/livez" | "/healthz" => reply(&mut stream, "200 OK", b"ok")?,
-            // As an apiserver whose etcd is away.
-            "/readyz" if mode::is_ready() || target.contains("exclude=etcd") => reply(&mut stream, "200 OK", b"ok")?,
+            // What is not ready is its etcd, unless it only starts.
+            "/readyz" if mode::is_ready() || mode::has_started() && target.contains("exclude=etcd") => {
+                reply(&mut stream, "200 OK", b"ok")?;
+            }
             "/readyz" => reply(&mut stream, "500 Internal Server Error", b"not ready")?,
             "/name" => reply(&mut stream, "200 OK", name.as_bytes())?,
             "/watch" => return watch(&mut stream),

@@ -3,10 +3,11 @@
 //! Two signals of each master, not one. *Alive* is the health check, TLS `GET /livez?exclude=etcd`: only a dead master
 //! loses its connections. *Ready* is the agent check, one word from the master's agent: `drain` sends new connections
 //! elsewhere and cuts none. With a single signal an election of etcd, which makes every `/readyz` fail, would cut every
-//! watch of the cluster. When none is ready, new connections go to whoever would be ready but for etcd: backend `alive`.
-//! Whoever merely accepts connections gets none, nor who is only live: an apiserver that just starts is so before it knows what
-//! its clients may do (`informer-sync` of `/readyz`), and answers 403 to those who may (a compact cluster that lost its power at
-//! once, with connections as the check: 24 of 1389; a node without a load balancer: 6 of 2047, asked directly).
+//! watch of the cluster. When none is ready, new connections go to whoever has started: backend `started`.
+//! Started is an apiserver that has what its answers depend on (`informer-sync` of `/readyz`). It accepts connections, and is
+//! live, before that, and then answers 403 to clients whose rights it has not read yet: of a compact cluster that lost its power
+//! at once 24 of 1389 requests, with connections as the check. It is ready long after that where three write the default roles
+//! at the same time (`rbac/bootstrap-roles`; the roles of the last boot are in etcd): there clients waited for 15 s instead of 8.
 //!
 //! `on-marked-down shutdown-sessions` would cut the connections of a dead master, and is not used: it also shuts one that is
 //! only being made, and HAProxy 3.0 then forgets its client for ever (`stream_shutdown_self`: no timer is left, and nothing
@@ -31,7 +32,7 @@ const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
 const FALL: u32 = 2;
 /// The last resort's servers are asked less often: each time costs an apiserver a TLS handshake.
-const ALIVE_INTER_MS: u32 = 500;
+const STARTED_INTER_MS: u32 = 500;
 /// A server that is down is asked this often.
 const DOWN_INTER_MS: u32 = 50;
 /// An apiserver that is busy answers late; only one that takes this long, `FALL` times in a row, is taken for dead.
@@ -43,9 +44,10 @@ const USER_TIMEOUT_S: u32 = 10;
 /// Watches are idle for hours and none may be cut for that; what is dead is found by keepalives and the user timeout.
 const IDLE: &str = "24h";
 
-/// The two checks' paths; `etcd-readiness` is a group of apiserver's checks (k8s.io/apiserver, pkg/server/options/etcd.go).
+/// The two checks' paths: what is left out of `/readyz` are etcd (`etcd-readiness` is a group of checks: k8s.io/apiserver,
+/// pkg/server/options/etcd.go), which all masters lose together, and the hook that only writes.
 const LIVE: &str = "/livez?exclude=etcd";
-const BEGUN: &str = "/readyz?exclude=etcd&exclude=etcd-readiness";
+const STARTED: &str = "/readyz?exclude=etcd&exclude=etcd-readiness&exclude=poststarthook/rbac/bootstrap-roles";
 
 /// The file.
 pub(super) fn configuration(config: &NodeConfig) -> String {
@@ -59,7 +61,7 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
             all
         })
     };
-    let (ready, alive) = (lines(""), lines(""));
+    let (ready, started) = (lines(""), lines(""));
     let up: String = servers(config).iter().map(|s| format!(" %[srv_is_up({s})]")).collect();
     let metrics = SocketAddr::new(own, LB_METRICS);
     let health = |path: &str| {
@@ -68,7 +70,7 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
              http-check expect status 200"
         )
     };
-    let (live, begun) = (health(LIVE), health(BEGUN));
+    let (live, has_started) = (health(LIVE), health(STARTED));
     format!(
         "\
 # Made by quorate-init from the node's configuration at each boot; why it is so stands in init/src/roles/lb/haproxy.rs.
@@ -97,7 +99,7 @@ tcp-ut {USER_TIMEOUT_S}s
 
 frontend api
     bind {bind} tcp-ut {USER_TIMEOUT_S}s
-    use_backend alive if {{ nbsrv(ready) eq 0 }}
+    use_backend started if {{ nbsrv(ready) eq 0 }}
     default_backend ready
 
 backend ready
@@ -105,24 +107,24 @@ backend ready
     default-server check check-ssl verify required ca-file {PKI}/ca.crt agent-check agent-port {READY} \
 agent-inter {AGENT_INTER_MS}ms slowstart 5s
 {ready}
-backend alive
-    {begun}
-    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {ALIVE_INTER_MS}ms
-{alive}
-# How many are ready, how many are alive, which servers are up: what quorate-agent asks, and so whether this process
+backend started
+    {has_started}
+    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {STARTED_INTER_MS}ms
+{started}
+# How many are ready, how many have started, which servers are up: what quorate-agent asks, and so whether this process
 # hangs.
 frontend health
     mode http
     bind unix@{LB}/sock/health mode 600
     timeout client 1s
-    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(alive)]{up}\"
+    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(started)]{up}\"
 
 frontend metrics
     mode http
     bind {metrics}
     timeout client 10s
     http-request use-service prometheus-exporter if {{ path /metrics }}
-    http-request return status 200 content-type text/plain string ok if {{ path /healthz }} {{ nbsrv(alive) gt 0 }}
+    http-request return status 200 content-type text/plain string ok if {{ path /healthz }} {{ nbsrv(started) gt 0 }}
     http-request return status 503 content-type text/plain string \"no master\" if {{ path /healthz }}
     http-request return status 404
 "
