@@ -57,14 +57,23 @@ pub struct Summary {
     pub gap_at_ms: f64,
 }
 
+/// How long a client of so many waits after a request that failed after `took`. All that are stuck give up at the same
+/// time, and would ask again at the same time: when whoever they ask is back just after that, the record would show a silence
+/// of twice their patience. So they spread over it. One that was refused at once asks again at once.
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
+fn spread(client: usize, of: usize, took: Duration) -> Duration {
+    took.mul_f64(client as f64 / of as f64)
+}
+
 /// Runs one client per `request`, each in its own thread: a request every `every` (guest time; a slow answer delays the
-/// next), until `stop` is set. A request gets its number.
+/// next, and after failures they ask one after the other), until `stop` is set. A request gets its number.
 pub fn run<F>(clock: Clock, every: Duration, clients: Vec<F>, stop: &AtomicBool) -> Record
 where
     F: FnMut(u64) -> Result<()> + Send,
 {
     let began = Instant::now();
     let samples = Mutex::new(Vec::new());
+    let of = clients.len();
     std::thread::scope(|scope| {
         for (client, mut request) in clients.into_iter().enumerate() {
             let samples = &samples;
@@ -76,10 +85,11 @@ where
                     number += 1;
                     let ended = began.elapsed();
                     let error = result.err().map(|e| format!("{e:#}"));
+                    let pause = if error.is_some() { spread(client, of, ended - sent) } else { Duration::ZERO };
                     let sample = Sample { client, sent: clock.guest(sent), ended: clock.guest(ended), error };
                     samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
                     // The pace of the requests, not a wait for an event.
-                    std::thread::sleep((sent + clock.host(every)).saturating_sub(began.elapsed()));
+                    std::thread::sleep((sent + clock.host(every)).max(ended + pause).saturating_sub(began.elapsed()));
                 }
             });
         }
@@ -181,6 +191,14 @@ mod tests {
             |client, ok: &[bool]| ok.iter().map(move |ok| Sample { client, ..sample(0, 1, *ok) }).collect::<Vec<_>>();
         let samples = [of(0, &[true, false, true]), of(1, &[false, false, false, true])].concat();
         assert_eq!(Record { samples, lasted: Duration::from_secs(1) }.failed_twice(), 2);
+    }
+
+    #[test]
+    fn who_gave_up_together_asks_in_turn() {
+        let took = Duration::from_millis(300);
+        let pauses: Vec<_> = (0..4).map(|client| spread(client, 4, took).as_millis()).collect();
+        assert_eq!(pauses, [0, 75, 150, 225]);
+        assert_eq!(spread(3, 4, Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
