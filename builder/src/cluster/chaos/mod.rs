@@ -141,8 +141,13 @@ fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
 struct Saved {
     /// Of what.
     subject: String,
-    /// Host seconds per guest second at which it goes on.
+    /// Host seconds per guest second at which it goes on, unless another is asked for.
     pace: f64,
+}
+
+/// Host seconds per guest second of the rows of a cluster that boots at `boot`.
+fn pace(boot: f64) -> f64 {
+    (boot * RESTORED).max(1.0)
 }
 
 /// Sees to it that there is a saved state; answers at which pace it goes on.
@@ -153,7 +158,8 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     if let Some(saved) = saved.filter(|s| s.subject == subject)
         && snapshot_dir(spec, SAVED)?.exists()
     {
-        return Ok(saved.pace);
+        // What is asked for now counts: it is what the hint about a slow machine leads to.
+        return Ok(lab.dilation.map_or(saved.pace, pace));
     }
     // What is there is of another subject, or half of one. Of this cluster's own only: `bring_up` looks at whose it is.
     if status(name).is_ok() {
@@ -169,7 +175,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     measure::prepare(&administrator(spec, own, &now, CALM)?)?;
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
-    let pace = (now.dilation * RESTORED).max(1.0);
+    let pace = pace(now.dilation);
     crate::store::write_whole(&kept, &serde_json::to_vec(&Saved { subject: subject.into(), pace })?)?;
     Ok(pace)
 }
