@@ -57,6 +57,25 @@ pub struct Summary {
     pub gap_at_ms: f64,
 }
 
+/// Runs one client per `request`, each in its own thread: a request every `every` (guest time; a slow answer delays the
+/// next), until `stop` is set. A request gets its number.
+pub fn run<F>(clock: Clock, every: Duration, clients: Vec<F>, stop: &AtomicBool) -> Record
+where
+    F: FnMut(u64) -> Result<()> + Send,
+{
+    ask(clock, every, clients, stop, |_, _| Duration::ZERO)
+}
+
+/// The same for clients who all ask the same address, where any of them sees that it is back: after failures they ask one after
+/// the other. (Where each asks a member of its own, one that waits for its turn would be the only one that could tell.)
+pub fn run_in_turn<F>(clock: Clock, every: Duration, clients: Vec<F>, stop: &AtomicBool) -> Record
+where
+    F: FnMut(u64) -> Result<()> + Send,
+{
+    let of = clients.len();
+    ask(clock, every, clients, stop, |client, took| spread(client, of, took))
+}
+
 /// How long a client of so many waits after a request that failed after `took`. All that are stuck give up at the same
 /// time, and would ask again at the same time: when whoever they ask is back just after that, the record would show a silence
 /// of twice their patience. So they spread over it. One that was refused at once asks again at once.
@@ -65,18 +84,22 @@ fn spread(client: usize, of: usize, took: Duration) -> Duration {
     took.mul_f64(client as f64 / of as f64)
 }
 
-/// Runs one client per `request`, each in its own thread: a request every `every` (guest time; a slow answer delays the
-/// next, and after failures they ask one after the other), until `stop` is set. A request gets its number.
-pub fn run<F>(clock: Clock, every: Duration, clients: Vec<F>, stop: &AtomicBool) -> Record
+/// `pause` is how long a client waits after a request that failed after so long; host time.
+fn ask<F>(
+    clock: Clock,
+    every: Duration,
+    clients: Vec<F>,
+    stop: &AtomicBool,
+    pause: impl Fn(usize, Duration) -> Duration + Sync,
+) -> Record
 where
     F: FnMut(u64) -> Result<()> + Send,
 {
     let began = Instant::now();
     let samples = Mutex::new(Vec::new());
-    let of = clients.len();
     std::thread::scope(|scope| {
         for (client, mut request) in clients.into_iter().enumerate() {
-            let samples = &samples;
+            let (samples, pause) = (&samples, &pause);
             scope.spawn(move || {
                 let mut number = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -85,7 +108,7 @@ where
                     number += 1;
                     let ended = began.elapsed();
                     let error = result.err().map(|e| format!("{e:#}"));
-                    let pause = if error.is_some() { spread(client, of, ended - sent) } else { Duration::ZERO };
+                    let pause = if error.is_some() { pause(client, ended - sent) } else { Duration::ZERO };
                     let sample = Sample { client, sent: clock.guest(sent), ended: clock.guest(ended), error };
                     samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
                     // The pace of the requests, not a wait for an event.
@@ -199,6 +222,18 @@ mod tests {
         let pauses: Vec<_> = (0..4).map(|client| spread(client, 4, took).as_millis()).collect();
         assert_eq!(pauses, [0, 75, 150, 225]);
         assert_eq!(spread(3, 4, Duration::ZERO), Duration::ZERO);
+        // The second of two, after two failures, waits half of what the first one took.
+        let stop = AtomicBool::new(false);
+        let client = |number: u64| {
+            std::thread::sleep(Duration::from_millis(20));
+            stop.fetch_or(number == 1, Ordering::Relaxed);
+            anyhow::bail!("no")
+        };
+        let clock = Clock::new(1.0).expect("real time");
+        let record = run_in_turn(clock, Duration::from_millis(1), vec![client; 2], &stop);
+        let second: Vec<_> = record.samples.iter().filter(|s| s.client == 1).collect();
+        let again = second.get(1).map(|s| s.sent).unwrap_or(record.lasted);
+        assert!(again >= second[0].ended + (second[0].ended - second[0].sent) / 2, "{record:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod pki;
 mod side;
 
 use anyhow::{Context, Result, bail};
-use lab::probe::{Record, api::Client, run};
+use lab::probe::{Record, api::Client, run_in_turn};
 use node::VIP;
 use serde_json::{Value, json};
 use side::Side;
@@ -136,12 +136,12 @@ fn row(side: &mut Side, what: &'static str, victim: &str, after: Duration) -> Re
         let client = &client;
         let read = move |i: u64| client.get(&format!("{PATH}/c{}", i % 2)).map(drop);
         let stop = &stop;
-        let reads = scope.spawn(move || run(clock, EVERY, vec![read; 4], stop));
+        let reads = scope.spawn(move || run_in_turn(clock, EVERY, vec![read; 4], stop));
         let writers = (0..2).map(|w| {
             move |i: u64| client.merge(&format!("{PATH}/c{w}"), &json!({ "data": { "n": i.to_string() } })).map(drop)
         });
         let writers: Vec<_> = writers.collect();
-        let writes = scope.spawn(move || run(clock, EVERY, writers, stop));
+        let writes = scope.spawn(move || run_in_turn(clock, EVERY, writers, stop));
         // How long each part lasts, not waits for events.
         std::thread::sleep(clock.host(CALM));
         let killed = side.cluster.kill(victim);

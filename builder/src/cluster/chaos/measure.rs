@@ -6,7 +6,7 @@
 use super::watch::{self, Seen};
 use anyhow::{Context, Result};
 use lab::clock::Clock;
-use lab::probe::{Record, Sample, api::Client, run};
+use lab::probe::{Record, Sample, api::Client, run_in_turn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -158,7 +158,7 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
         let reading = scope.spawn(move || {
             // Half of them read what one writer writes.
             let reader = |r: usize| move |_: u64| read(client, r % WRITERS, acknowledged, lost);
-            run(clock, EVERY, (0..READERS).map(reader).collect(), stop)
+            run_in_turn(clock, EVERY, (0..READERS).map(reader).collect(), stop)
         });
         let writing = scope.spawn(move || {
             let writer = |w: usize| {
@@ -169,7 +169,7 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
                     Ok(())
                 }
             };
-            run(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
+            run_in_turn(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
         });
         let (tell, told) = std::sync::mpsc::channel();
         let watching = scope.spawn(move || {

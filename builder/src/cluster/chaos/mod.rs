@@ -145,9 +145,9 @@ struct Saved {
     pace: f64,
 }
 
-/// Host seconds per guest second of the rows of a cluster that boots at `boot`.
-fn pace(boot: f64) -> f64 {
-    (boot * RESTORED).max(1.0)
+/// Host seconds per guest second of the rows of a cluster that boots at `boot`, which must be a clock's.
+fn pace(boot: f64) -> Result<f64> {
+    Ok((Clock::new(boot)?.factor() * RESTORED).max(1.0))
 }
 
 /// Sees to it that there is a saved state; answers at which pace it goes on.
@@ -159,7 +159,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
         && snapshot_dir(spec, SAVED)?.exists()
     {
         // What is asked for now counts: it is what the hint about a slow machine leads to.
-        return Ok(lab.dilation.map_or(saved.pace, pace));
+        return lab.dilation.map_or(Ok(saved.pace), pace);
     }
     // What is there is of another subject, or half of one. Of this cluster's own only: `bring_up` looks at whose it is.
     if status(name).is_ok() {
@@ -175,7 +175,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     measure::prepare(&administrator(spec, own, &now, CALM)?)?;
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
-    let pace = pace(now.dilation);
+    let pace = pace(now.dilation)?;
     crate::store::write_whole(&kept, &serde_json::to_vec(&Saved { subject: subject.into(), pace })?)?;
     Ok(pace)
 }
@@ -348,4 +348,18 @@ fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String
         }
     };
     Ok(vec![one])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pace;
+
+    #[test]
+    fn rows_go_on_more_quickly_than_a_boot() {
+        assert_eq!(pace(100.0).expect("a factor"), 45.0);
+        assert_eq!(pace(1.0).expect("real time"), 1.0);
+        for wrong in [0.0, -5.0, 1000.0, f64::NAN, f64::INFINITY] {
+            pace(wrong).expect_err("no clock goes so");
+        }
+    }
 }
