@@ -57,7 +57,7 @@ pub enum FromAgent {
         /// For people.
         text: String,
     },
-    /// The host sends a signal to a service's processes.
+    /// The host sends a signal to a service's processes; the answer is [`ToAgent::Signalled`].
     Signal {
         /// Which.
         service: String,
@@ -141,6 +141,11 @@ pub enum ToAgent {
         name: String,
         /// Whether it is ready.
         ready: bool,
+    },
+    /// To `devices`, of each [`FromAgent::Signal`], in their order: the processes have it.
+    Signalled {
+        /// Why none has.
+        problem: Option<String>,
     },
 }
 

@@ -40,11 +40,12 @@ pub enum FromNode {
         /// The line.
         line: String,
     },
-    /// The answer to [`ToNode::Log`] is complete, but for what follows later.
-    LogEnd {
+    /// What was asked for is done: of [`ToNode::Log`] all lines are told, but for those that follow later; those of
+    /// [`ToNode::Signal`] have it.
+    Done {
         /// Of the request.
         id: u32,
-        /// What there was to say of it, for example that there is no such log.
+        /// What there was to say of it, for example that there is no such log, or no such process.
         problem: Option<String>,
     },
 }
@@ -71,8 +72,10 @@ pub enum ToNode {
         /// Of the request.
         id: u32,
     },
-    /// `signal SERVICE kill|term|stop|cont`: to all processes of a service, or of a program of the control plane. The host could do so anyway: it owns the memory.
+    /// `signal ID SERVICE kill|term|stop|cont`: to all processes of a service, or of a program of the control plane. The host could do so anyway: it owns the memory.
     Signal {
+        /// Chosen by whoever asks, as of a log.
+        id: u32,
         /// Whose.
         service: String,
         /// What.
@@ -130,9 +133,10 @@ impl ToNode {
             ["reboot"] => Ok(Self::Reboot),
             ["poweroff"] => Ok(Self::Poweroff),
             ["replan"] => Ok(Self::Replan),
-            ["signal", service, signal] if is_label(service) => {
-                let signal = ServiceSignal::parse(signal).ok_or("signal SERVICE: expected kill, term, stop or cont")?;
-                Ok(Self::Signal { service: service.into(), signal })
+            ["signal", id, service, signal] if is_label(service) => {
+                let id = id.parse().map_err(|_| "signal ID SERVICE SIGNAL: expected a number")?;
+                let signal = ServiceSignal::parse(signal).ok_or("signal ID SERVICE: expected kill, term, stop or cont")?;
+                Ok(Self::Signal { id, service: service.into(), signal })
             }
             ["clock", seconds] => match seconds.parse() {
                 Ok(seconds) if (-CLOCK_STEP_MAX..=CLOCK_STEP_MAX).contains(&seconds) => Ok(Self::Clock { seconds }),
@@ -152,7 +156,7 @@ impl ToNode {
                 let lines = lines.parse::<u32>().map_err(|_| "log ID SERVICE N: expected a number of lines")?;
                 Ok(Self::Log { id, service: service.into(), lines: lines.min(LOG_LINES_MAX), follow })
             }
-            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `signal SERVICE SIGNAL`, `clock SECONDS`, `replan`, `reboot` or `poweroff`".into()),
+            _ => Err("expected `hello`, `log ID SERVICE N [follow]`, `stop ID`, `signal ID SERVICE SIGNAL`, `clock SECONDS`, `replan`, `reboot` or `poweroff`".into()),
         }
     }
 }
@@ -164,7 +168,7 @@ impl fmt::Display for ToNode {
             Self::Reboot => write!(f, "reboot"),
             Self::Poweroff => write!(f, "poweroff"),
             Self::Replan => write!(f, "replan"),
-            Self::Signal { service, signal } => write!(f, "signal {service} {}", signal.word()),
+            Self::Signal { id, service, signal } => write!(f, "signal {id} {service} {}", signal.word()),
             Self::Clock { seconds } => write!(f, "clock {seconds:+}"),
             Self::Stop { id } => write!(f, "stop {id}"),
             Self::Log { id, service, lines, follow } => {
@@ -182,7 +186,7 @@ mod tests {
     #[test]
     fn words() {
         let log = ToNode::Log { id: 7, service: "etcd".into(), lines: 50, follow: true };
-        let signal = ToNode::Signal { service: "haproxy".into(), signal: ServiceSignal::Stop };
+        let signal = ToNode::Signal { id: 8, service: "haproxy".into(), signal: ServiceSignal::Stop };
         let plain = [ToNode::Hello, ToNode::Reboot, ToNode::Poweroff, ToNode::Replan, ToNode::Stop { id: 7 }];
         let clocks = [ToNode::Clock { seconds: 3600 }, ToNode::Clock { seconds: -CLOCK_STEP_MAX }];
         for word in plain.into_iter().chain([log, signal]).chain(clocks) {
@@ -197,7 +201,8 @@ mod tests {
             "log 1 etcd many",
             "log 1 etcd 1 2",
             "stop",
-            "signal etcd hup",
+            "signal 1 etcd hup",
+            "signal etcd kill",
             "clock +316224001",
             "clock 1h",
         ] {

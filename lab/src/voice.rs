@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use contract::report::BootReport;
-use contract::voice::{FromNode, LINE_MAX, ToNode};
+use contract::voice::{FromNode, LINE_MAX, ServiceSignal, ToNode};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ struct Heard {
     lines: Vec<Line>,
     report: Option<BootReport>,
     /// Answers by the id of the request; taken away by whoever asked.
-    logs: BTreeMap<u32, VecDeque<Result<String, Option<String>>>>,
+    answers: BTreeMap<u32, VecDeque<Result<String, Option<String>>>>,
     last_id: u32,
     /// It was asked to tell everything once more: what is known already is passed over.
     again: bool,
@@ -118,17 +118,11 @@ impl Voice {
         bound: Duration,
         mut line: impl FnMut(&str) -> bool,
     ) -> Result<()> {
-        let id = {
-            let mut heard = lock(&self.heard.0);
-            heard.last_id += 1;
-            let id = heard.last_id;
-            heard.logs.insert(id, VecDeque::new());
-            id
-        };
+        let id = self.request();
         let result = self
             .say(&ToNode::Log { id, service: service.into(), lines, follow })
             .and_then(|()| self.answer(id, follow, bound, &mut line));
-        lock(&self.heard.0).logs.remove(&id);
+        lock(&self.heard.0).answers.remove(&id);
         if follow {
             // A node that is gone follows nothing any more.
             let _ = self.say(&ToNode::Stop { id });
@@ -136,12 +130,31 @@ impl Voice {
         result
     }
 
+    /// Has a signal sent to a service's processes, and waits, at most so long in host time, until they have it.
+    pub fn signal(&self, service: &str, signal: ServiceSignal, bound: Duration) -> Result<()> {
+        let id = self.request();
+        let result = self
+            .say(&ToNode::Signal { id, service: service.into(), signal })
+            .and_then(|()| self.answer(id, false, bound, &mut |_| true));
+        lock(&self.heard.0).answers.remove(&id);
+        result
+    }
+
+    /// A new request's id; its answers are kept from now on.
+    fn request(&self) -> u32 {
+        let mut heard = lock(&self.heard.0);
+        heard.last_id += 1;
+        let id = heard.last_id;
+        heard.answers.insert(id, VecDeque::new());
+        id
+    }
+
     fn answer(&self, id: u32, follow: bool, bound: Duration, line: &mut dyn FnMut(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + bound;
         let mut answered = false;
         loop {
             let mut heard = lock(&self.heard.0);
-            let message = heard.logs.get_mut(&id).and_then(VecDeque::pop_front);
+            let message = heard.answers.get_mut(&id).and_then(VecDeque::pop_front);
             match message {
                 Some(Ok(text)) => {
                     drop(heard);
@@ -179,15 +192,15 @@ impl Heard {
             FromNode::Report { report } => self.report = Some(*report),
             FromNode::Log { id, mut line } => {
                 line.truncate(line.floor_char_boundary(TEXT_MAX));
-                self.log(id, Ok(line));
+                self.answered(id, Ok(line));
             }
-            FromNode::LogEnd { id, problem } => self.log(id, Err(problem)),
+            FromNode::Done { id, problem } => self.answered(id, Err(problem)),
         }
     }
 
     /// What nobody waits for any more is passed over.
-    fn log(&mut self, id: u32, what: Result<String, Option<String>>) {
-        if let Some(answers) = self.logs.get_mut(&id).filter(|a| a.len() < KEPT) {
+    fn answered(&mut self, id: u32, what: Result<String, Option<String>>) {
+        if let Some(answers) = self.answers.get_mut(&id).filter(|a| a.len() < KEPT) {
             answers.push_back(what);
         }
     }
@@ -220,7 +233,12 @@ mod tests {
             let mut words = BufReader::new(node.try_clone().expect("cloned"));
             words.read_line(&mut word).and_then(|_| words.read_line(&mut word)).expect("heard");
             writeln!(node, r#"{{"say":"log","id":1,"line":"1 a"}}"#).expect("said");
-            writeln!(node, r#"{{"say":"log_end","id":1,"problem":null}}"#).expect("said");
+            writeln!(node, r#"{{"say":"done","id":1,"problem":null}}"#).expect("said");
+            for problem in ["null", r#""etcd does not run""#] {
+                words.read_line(&mut word).expect("heard");
+                let id = if problem == "null" { 2 } else { 3 };
+                writeln!(node, r#"{{"say":"done","id":{id},"problem":{problem}}}"#).expect("said");
+            }
             word
         });
         let mut told = Vec::new();
@@ -230,9 +248,12 @@ mod tests {
                 true
             })
             .expect("answered");
+        voice.signal("etcd", ServiceSignal::Kill, SOON).expect("it has it");
+        let problem = voice.signal("etcd", ServiceSignal::Kill, SOON).expect_err("nobody has it");
+        assert_eq!(problem.to_string(), "etcd does not run");
         assert_eq!(
             (told, answers.join().expect("ended")),
-            (vec!["1 a".to_owned()], "hello\nlog 1 etcd 10\n".to_owned())
+            (vec!["1 a".to_owned()], "hello\nlog 1 etcd 10\nsignal 2 etcd kill\nsignal 3 etcd kill\n".to_owned())
         );
         assert!(voice.wait(1, SOON).1, "the machine ended");
     }

@@ -54,6 +54,8 @@ fn comes_up_and_goes_without_a_trace() {
     assert!(cluster.ok(&["logs", "etcd-2"]).contains("all ready"));
     let (out, text) = cluster.run(&["logs", "etcd-2", "nginx"]);
     assert!(!out.status.success() && text.contains("there is none; there are") && text.contains("etcd"), "{text}");
+    let (out, text) = cluster.run(&["signal", "etcd-2", "nginx", "kill"]);
+    assert!(!out.status.success() && text.contains("nginx does not run"), "{text}");
     assert!(cluster.ok(&["console", "etcd-2", "--no-follow"]).contains("quorate: all ready"));
     cluster.ok(&["reboot", "etcd-2", "--no-wait"]);
     cluster.ok(&["heal"]);

@@ -55,7 +55,7 @@ pub(super) fn tell(voice: &Voice, followed: &Followed, wanted: &Wanted) {
     if let Err(e) = tell_from(Path::new(LOG), voice, followed, wanted) {
         let problem = Some(format!("the log of {}: {e}", wanted.service));
         // Whoever asked may be gone; then there is nobody to tell.
-        let _ = voice.say(&FromNode::LogEnd { id: wanted.id, problem });
+        let _ = voice.say(&FromNode::Done { id: wanted.id, problem });
     }
     followed.stop(wanted.id);
 }
@@ -89,7 +89,7 @@ fn tell_from(root: &Path, voice: &Voice, followed: &Followed, wanted: &Wanted) -
     for line in text.lines().skip(from) {
         voice.say(&FromNode::Log { id: *id, line: line.into() })?;
     }
-    voice.say(&FromNode::LogEnd { id: *id, problem: None })?;
+    voice.say(&FromNode::Done { id: *id, problem: None })?;
     if !follow {
         return Ok(());
     }

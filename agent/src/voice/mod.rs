@@ -8,7 +8,7 @@ mod kmsg;
 mod log;
 
 use crate::channel::Channel;
-use contract::control::{FromAgent, ShutdownKind};
+use contract::control::{FromAgent, ShutdownKind, ToAgent};
 use contract::paths::{BOOT_JSON, RUN};
 use contract::voice::{FromNode, PORT, ToNode, WORD_MAX};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -22,6 +22,8 @@ use std::time::Duration;
 /// A port without a host at its other end reads as ended at once, and no event tells of a host that comes back: looked
 /// for this seldom it costs nothing.
 const NOBODY: Duration = Duration::from_millis(500);
+/// The service that this is.
+const OWN: &str = "devices";
 /// There is one such port.
 static SPEAKING: AtomicBool = AtomicBool::new(false);
 
@@ -117,7 +119,23 @@ fn hear(port: File, voice: &Voice, channel: Channel) {
                 followed.stop(id);
                 Ok(())
             }
-            Ok(ToNode::Signal { service, signal }) => channel.say(&FromAgent::Signal { service, signal }),
+            Ok(ToNode::Signal { id, service, signal }) if service == OWN => {
+                // Afterwards there may be nobody to tell of it.
+                let told =
+                    voice.say(&FromNode::Done { id, problem: None }).map_err(|e| format!("the host's port: {e}"));
+                told.and_then(|()| channel.say(&FromAgent::Signal { service, signal }))
+            }
+            Ok(ToNode::Signal { id, service, signal }) => {
+                // PID 1 answers each, and says nothing else on this channel.
+                channel.say(&FromAgent::Signal { service, signal }).and_then(|()| channel.hear()).and_then(|answer| {
+                    let ToAgent::Signalled { problem } = answer else {
+                        return Err(format!("PID 1 said {answer:?} of a signal"));
+                    };
+                    let voice = voice.clone();
+                    std::thread::spawn(move || voice.say(&FromNode::Done { id, problem }));
+                    Ok(())
+                })
+            }
             Ok(ToNode::Clock { seconds }) => channel.say(&FromAgent::Clock { seconds }),
             Ok(ToNode::Replan) => channel.say(&FromAgent::Replan),
             Ok(ToNode::Reboot) => shutdown(ShutdownKind::Reboot),

@@ -142,7 +142,7 @@ impl Keeper {
             }
             Request::Reload { images } => self.reload(&images),
             Request::Forget { node } => self.forget(&node),
-            Request::Follow { .. } | Request::Logs { .. } | Request::Console { .. } => {
+            Request::Follow { .. } | Request::Logs { .. } | Request::Console { .. } | Request::Signal { .. } => {
                 return self.stream(client, request);
             }
             other => self.act(other),
@@ -157,11 +157,6 @@ impl Keeper {
             Request::Start { nodes } => nodes.iter().try_for_each(|n| c.boot(n)),
             Request::Reboot { nodes, hard: true } => nodes.iter().try_for_each(|n| c.reset(n)),
             Request::Reboot { nodes, hard: false } => nodes.iter().try_for_each(|n| c.reboot(n)),
-            Request::Signal { node, service, signal } => {
-                c.vm(&node)?.voice.say(&ToNode::Signal { service: service.clone(), signal })?;
-                c.note(&node, &format!("{} for {service}", signal.word()));
-                Ok(())
-            }
             Request::Clock { nodes, seconds } => {
                 let all = c.names();
                 for node in if nodes.is_empty() { &all } else { &nodes } {
@@ -240,6 +235,14 @@ impl Keeper {
                         Some(s) => stream::log(client, &voice, &s, lines, follow, clock.host(ANSWER)),
                         None => stream::said(client, &voice, lines, follow),
                     });
+                }
+                Err(e) => end(client, Err(e)),
+            },
+            Request::Signal { node, service, signal } => match self.cluster.vm(&node).map(|vm| vm.voice.clone()) {
+                Ok(voice) => {
+                    self.cluster.note(&node, &format!("{} for {service}", signal.word()));
+                    let bound = clock.host(ANSWER);
+                    std::thread::spawn(move || end(client, voice.signal(&service, signal, bound)));
                 }
                 Err(e) => end(client, Err(e)),
             },

@@ -329,11 +329,11 @@ impl World {
         })
     }
 
-    /// The host's signal to every process of a service.
-    fn signal_all(&mut self, service: &str, wanted: ServiceSignal) {
+    /// The host's signal to every process of a service; the error says why there was nobody to signal.
+    fn signal_all(&mut self, service: &str, wanted: ServiceSignal) -> Result<(), String> {
         let in_a_pod = CONTROL_PLANE.iter().any(|c| c.name == service);
         let Some(handles) = self.running.get(service).map(Some).or_else(|| in_a_pod.then_some(None)) else {
-            return self.report.notice("warning", &format!("the host has a signal for {service}, which does not run"));
+            return Err(format!("{service} does not run"));
         };
         let wanted = match wanted {
             ServiceSignal::Kill => Signal::SIGKILL,
@@ -341,7 +341,6 @@ impl World {
             ServiceSignal::Stop => Signal::SIGSTOP,
             ServiceSignal::Cont => Signal::SIGCONT,
         };
-        log::say(&format!("the host sends {wanted} to {service}"));
         // What outlives a service is not the service: a container's shim in containerd's group.
         let whole =
             self.supervisor.entries.iter().any(|e| e.service.name == service && e.service.kills == Kills::Cgroup);
@@ -350,7 +349,13 @@ impl World {
             Some(_) => vec![],
             None => super::processes::of(service),
         };
-        pids.into_iter().chain(self.reaper.pid_of(service)).for_each(|pid| signal(pid, wanted));
+        let pids: Vec<i32> = pids.into_iter().chain(self.reaper.pid_of(service)).collect();
+        if pids.is_empty() {
+            return Err(format!("no process of {service} is there"));
+        }
+        pids.into_iter().for_each(|pid| signal(pid, wanted));
+        log::say(&format!("{wanted} for {service}, from the host"));
+        Ok(())
     }
 
     fn kill(&mut self, service: &str, whole: bool) {
@@ -490,7 +495,12 @@ impl World {
             FromAgent::Done { condition } => self.events.push_back(Event::Done { condition }),
             FromAgent::Notice { text } => self.report.notice("warning", &format!("{name}: {text}")),
             FromAgent::Tell { text } => log::say(&format!("{name}: {text}")),
-            FromAgent::Signal { service, signal } => self.signal_all(&service, signal),
+            FromAgent::Signal { service, signal } => {
+                let problem = self.signal_all(&service, signal).err();
+                if let Some(channel) = self.running.get(name).and_then(|h| h.channel.as_ref()) {
+                    channel.send(&ToAgent::Signalled { problem });
+                }
+            }
             FromAgent::Clock { seconds } => crate::boot::clock::step(seconds),
             FromAgent::Replan => self.replan(),
             FromAgent::Fault { service, why } => self.events.push_back(Event::Fault { service, why }),

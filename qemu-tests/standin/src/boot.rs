@@ -101,21 +101,22 @@ impl Voice {
             let mode = match word {
                 ToNode::Reboot => RebootMode::RB_AUTOBOOT,
                 ToNode::Poweroff => RebootMode::RB_POWER_OFF,
-                _ => return,
+                _ => return None,
             };
             let _ = reboot(mode);
+            None
         });
     }
 
-    /// The host's words as they come.
-    pub(crate) fn hear_words(mut self, take: impl Fn(ToNode)) {
+    /// The host's words as they come, and the answer to each.
+    pub(crate) fn hear_words(mut self, take: impl Fn(ToNode) -> Option<FromNode>) {
         let Ok(port) = self.port.try_clone() else { return };
         // A report ends what the host waits for, even one of nothing.
         self.said.push(FromNode::Report { report: Box::default() });
         for line in BufReader::new(port).lines().map_while(Result::ok) {
             match ToNode::parse(&line) {
                 Ok(ToNode::Hello) => self.said.iter().for_each(|what| tell(&mut self.port, what)),
-                Ok(word) => take(word),
+                Ok(word) => take(word).iter().for_each(|answer| tell(&mut self.port, answer)),
                 Err(_) => {}
             }
         }

@@ -6,7 +6,7 @@
 use crate::boot::Voice;
 use contract::node::NodeConfig;
 use contract::ports::API;
-use contract::voice::{ServiceSignal, ToNode};
+use contract::voice::{FromNode, ServiceSignal, ToNode};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{Signal, kill};
@@ -54,16 +54,20 @@ pub(crate) fn start(config: &NodeConfig, mut voice: Voice) -> Result<(), String>
     keep("keepalived", &keepalived, &groups)?;
     voice.say("all ready");
     voice.hear_words(|word| match word {
-        ToNode::Signal { service, signal } => {
+        ToNode::Signal { id, service, signal } => {
             let signal = match signal {
                 ServiceSignal::Kill => Signal::SIGKILL,
                 ServiceSignal::Term => Signal::SIGTERM,
                 ServiceSignal::Stop => Signal::SIGSTOP,
                 ServiceSignal::Cont => Signal::SIGCONT,
             };
-            if let Some(group) = lock(&groups).get(&*service) {
-                let _ = kill(Pid::from_raw(-group), signal);
-            }
+            let sent = lock(&groups).get(&*service).map(|group| kill(Pid::from_raw(-group), signal));
+            let problem = match sent {
+                Some(Ok(())) => None,
+                Some(Err(e)) => Some(e.to_string()),
+                None => Some(format!("{service} does not run")),
+            };
+            Some(FromNode::Done { id, problem })
         }
         ToNode::Reboot | ToNode::Poweroff => {
             // In order, as an init system stops them: the address first.
@@ -75,8 +79,9 @@ pub(crate) fn start(config: &NodeConfig, mut voice: Voice) -> Result<(), String>
             }
             let mode = if word == ToNode::Reboot { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF };
             let _ = nix::sys::reboot::reboot(mode);
+            None
         }
-        _ => {}
+        _ => None,
     });
     Ok(())
 }

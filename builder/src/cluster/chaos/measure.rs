@@ -45,7 +45,8 @@ pub(crate) struct Figures {
     /// Of those that failed, how many failed again when their client asked the next time.
     #[serde(default)]
     pub(crate) failed_twice: usize,
-    /// ... and how many were begun only after the first thing had been done: the others were in flight then.
+    /// ... and how many were begun only after the first thing had been done (a signal: after its processes had it): the others
+    /// were in flight then.
     #[serde(default)]
     pub(crate) failed_new: usize,
     /// ... the last of them so long after it: until then new requests failed.
