@@ -27,14 +27,15 @@ check: deps
 	CI=$(CI) cargo test --quiet --workspace --exclude qemu-tests
 
 ## make test    everything CI runs: check, and the tests in VMs and in a PID namespace
+#               Each test waits for the cores it needs (qemu-tests/src/cores.rs), so all of them may begin.
 test: check image
-	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=2
+	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=64
 
 ## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six to eight nodes of Kubernetes, the fault table
 soak: check image
 	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
 	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
-	  cargo test --quiet -p qemu-tests --test first_boot --test faults --test stacked --test topologies --test apply --test kubernetes -- --test-threads=1 --nocapture --include-ignored
+	  cargo test --quiet -p qemu-tests -- --test-threads=1 --nocapture --include-ignored first_boot:: faults:: stacked:: topologies:: apply:: kubernetes::
 	$(QUORATE) chaos examples/stacked.toml --again
 	$(QUORATE) chaos examples/external.toml --again
 	$(QUORATE) chaos examples/compact.toml --again

@@ -1,9 +1,10 @@
 //! Clusters of VMs, driven as a user drives them: by the `quorate cluster` commands, each cluster with state and sockets
-//! of its own. In a process as many run at a time as two cores bear.
+//! of its own. As many run at a time as two cores bear ([`crate::cores`]).
 //!
 //! A test that fails leaves its evidence in `target/evidence/<test>/`: consoles, logs, boot reports, the switch's
 //! counters and a timeline over all nodes in guest time.
 
+use crate::cores::Turn;
 use crate::{checkout, etcd::Client, image, program};
 use anyhow::{Context, Result, ensure};
 use lab::clock::Clock;
@@ -11,11 +12,9 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// What two cores bear at a time: two clusters of one node (a VM has one processor), or one of more nodes.
-static CORES: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
 /// Host seconds per guest second of a cluster that is restored: one that runs bears less than one that boots.
 const RESTORED: f64 = 8.0;
 /// A state of a node is looked at this often: commands answer, they do not tell. Host time.
@@ -27,29 +26,6 @@ pub struct Cluster {
     /// cluster.toml, seeds, state.
     pub dir: tempfile::TempDir,
     _turn: Turn,
-}
-
-/// Its cores, given back with this value.
-#[derive(Debug)]
-struct Turn(usize);
-
-impl Turn {
-    /// Waits for the cores that a cluster of this description needs. One that failed before poisons nothing: each has a
-    /// directory of its own.
-    fn for_nodes_of(description: &str) -> Self {
-        let cores = description.matches("[[node]]").count().clamp(1, 2);
-        let free = CORES.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = CORES.1.wait_while(free, |f| *f < cores).unwrap_or_else(PoisonError::into_inner);
-        *free -= cores;
-        Self(cores)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *CORES.0.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
-        CORES.1.notify_all();
-    }
 }
 
 /// The example of three members.
@@ -96,8 +72,9 @@ impl Cluster {
     /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
     /// most.
     pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str], most: f64) -> Self {
-        let cluster = Self::new(description);
+        // Whoever waits for the boot holds no cores meanwhile.
         let Saved { kept: first, factor } = saved.get_or_init(|| {
+            let cluster = Self::new(description);
             cluster.up(up);
             let factor = cluster.clock().factor().min(most);
             cluster.ok(&["save", "booted"]);
@@ -111,6 +88,7 @@ impl Cluster {
             cluster.end();
             Saved { kept, factor }
         });
+        let cluster = Self::new(description);
         for part in ["demo.secrets", "demo.seed"] {
             copy(&first.join(part), &cluster.dir.path().join(part));
         }

@@ -1,10 +1,11 @@
-//! What the tests in VMs share. Each file under `tests/` is one claim; they drive binaries and images, and link neither
+//! What the tests in VMs share. Each file under `tests/claims/` is one claim; they drive binaries and images, and link neither
 //! builder nor init nor agent.
 //!
 //! The Makefile builds what they need: the programs below `$QUORATE_BIN` and the image in `out/etcd`.
 
 pub mod balancer;
 pub mod cluster;
+pub mod cores;
 mod file_server;
 pub mod host_pki;
 pub mod kubectl;
@@ -65,6 +66,7 @@ pub struct Node {
     pub dir: TempDir,
     clock: Clock,
     accel: Accel,
+    _turn: cores::Turn,
 }
 
 /// The member's address in the lab.
@@ -73,12 +75,13 @@ pub const ADDRESS: &str = "10.77.0.31";
 impl Node {
     /// Seeds a node from the shipped example, changed by `edit`.
     pub fn seeded(edit: impl Fn(String) -> String) -> Result<Self> {
+        let turn = cores::Turn::one();
         let mut dir = tempfile::Builder::new().prefix("quorate-test-").tempdir()?;
         // What a failing test leaves is its evidence.
         dir.disable_cleanup(std::env::var_os("QUORATE_KEEP").is_some());
         let accel = Accel::choose(&std::env::var("QUORATE_ACCEL").unwrap_or_else(|_| "auto".into()), &cache())?;
         let clock = Clock::new(accel.dilation(1, 2))?;
-        let node = Self { dir, clock, accel };
+        let node = Self { dir, clock, accel, _turn: turn };
         let text = std::fs::read_to_string(checkout().join("examples/etcd-single.toml"))?;
         std::fs::write(node.path("cluster.toml"), edit(text))?;
         node.seed()?;

@@ -1,5 +1,6 @@
 //! What the command says to people and to scripts: exit codes, places in files, JSON, nothing half-written.
 
+use qemu_tests::cores::Turn;
 use qemu_tests::{Node, checkout, program};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output};
@@ -71,6 +72,7 @@ fn validates_what_a_node_would_boot_with() {
 /// Ctrl-C in the middle of a build: the output is the old one or none, and no temporary directory stays.
 #[test]
 fn an_interrupted_build_leaves_nothing() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     for delay in [50, 200, 500] {
         let mut child = Command::new(program("quorate"))
@@ -99,6 +101,7 @@ fn an_interrupted_build_leaves_nothing() {
 /// The same while Go compiles: neither its directory nor the compiler stays.
 #[test]
 fn an_interrupted_component_leaves_nothing() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| {
         let path = dir.path().join(name);

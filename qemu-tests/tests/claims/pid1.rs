@@ -1,6 +1,7 @@
 //! PID 1 in a PID namespace: the very binary and supervisor of a node, without a VM. It reaps what nobody waits for,
 //! ends what ignores it, clears what forks away, and speaks before it dies.
 
+use qemu_tests::cores::Turn;
 use qemu_tests::program;
 use serde_json::{Value, json};
 use std::fs;
@@ -20,6 +21,7 @@ struct Namespace {
     lines: Receiver<String>,
     seen: Vec<String>,
     _dir: tempfile::TempDir,
+    _turn: Turn,
 }
 
 fn service(name: &str, script: &str) -> Value {
@@ -28,6 +30,7 @@ fn service(name: &str, script: &str) -> Value {
 
 impl Namespace {
     fn start(services: &[Value], cgroup: Option<&Path>) -> Self {
+        let turn = Turn::one();
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("services.json");
         fs::write(&file, serde_json::to_vec(services).expect("json")).expect("written");
@@ -46,7 +49,7 @@ impl Namespace {
         std::thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
         });
-        Self { unshare, lines, seen: Vec::new(), _dir: dir }
+        Self { unshare, lines, seen: Vec::new(), _dir: dir, _turn: turn }
     }
 
     fn wait_for(&mut self, words: &str) -> String {

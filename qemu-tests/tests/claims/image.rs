@@ -1,6 +1,7 @@
 //! An image is the same bytes wherever and however it is built; it is built without privileges and, once its inputs
 //! are in the store, without a network; a package that vanished from the mirror is named, and replaced when asked.
 
+use qemu_tests::cores::Turn;
 use qemu_tests::{cache, checkout, program, read};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -26,6 +27,7 @@ fn digests(dir: &Path) -> String {
 
 #[test]
 fn two_builds_are_byte_identical() {
+    let _turn = Turn::both();
     let mut sums = Vec::new();
     for (i, (umask, zone, locale, threads)) in
         [(0o022, "UTC", "C", "1"), (0o077, "Asia/Tokyo", "de_DE.UTF-8", "4")].into_iter().enumerate()
@@ -45,6 +47,7 @@ fn two_builds_are_byte_identical() {
 /// The Go component, built again elsewhere with empty caches: the whole way, not the store's or the compiler's answer.
 #[test]
 fn a_component_is_byte_identical_from_another_directory() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     let work = dir.path().join("another/place");
     // A store of its own that has the packages but nothing that was built.
@@ -69,6 +72,7 @@ fn a_component_is_byte_identical_from_another_directory() {
 /// As nobody, with the system calls denied that containers and chroots are made of; the PATH leads to `go` alone.
 #[test]
 fn builds_without_privileges() {
+    let _turn = Turn::both();
     if !nix::unistd::geteuid().is_root() {
         return qemu_tests::missing("root, to become nobody");
     }
@@ -108,6 +112,7 @@ fn builds_without_privileges() {
 
 #[test]
 fn offline_needs_no_socket_and_says_what_is_missing() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     let mut c = quorate(dir.path(), &["build", "etcd", "--offline"]);
     c.env("XDG_CACHE_HOME", dir.path());
@@ -120,6 +125,7 @@ fn offline_needs_no_socket_and_says_what_is_missing() {
 /// A mirror that has the indices as they are now, but not one package of the lock.
 #[test]
 fn a_vanished_package_is_named_and_replaced() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     let profiles = dir.path().join("profiles");
     let out = Command::new("cp").arg("-r").arg(checkout().join("profiles")).arg(&profiles).output().expect("cp");
@@ -169,6 +175,7 @@ fn a_vanished_package_is_named_and_replaced() {
 /// A mirror that lies is refused, and nothing is written.
 #[test]
 fn a_tampered_index_is_refused() {
+    let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");
     let profiles = dir.path().join("profiles");
     assert!(
