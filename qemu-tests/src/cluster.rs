@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Host seconds per guest second of a cluster that is restored: one that runs bears less than one that boots.
-const RESTORED: f64 = 8.0;
+const RESTORED: f64 = 6.0;
 /// A state of a node is looked at this often: commands answer, they do not tell. Host time.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -65,8 +65,13 @@ impl Cluster {
     /// Three members that are up: booted once per process, restored for every caller, and then at a smaller factor of
     /// the clock than a boot of all three needs.
     pub fn booted() -> Self {
+        Self::booted_at(RESTORED)
+    }
+
+    /// The same at another factor, for those who add to it.
+    pub fn booted_at(most: f64) -> Self {
         static BOOTED: OnceLock<Saved> = OnceLock::new();
-        Self::restored(&BOOTED, "three", &three(), &[], RESTORED)
+        Self::restored(&BOOTED, "three", &three(), &[], most)
     }
 
     /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
@@ -76,7 +81,7 @@ impl Cluster {
         let Saved { kept: first, factor } = saved.get_or_init(|| {
             let cluster = Self::new(description);
             cluster.up(up);
-            let factor = cluster.clock().factor().min(most);
+            let factor = cluster.clock().factor();
             cluster.ok(&["save", "booted"]);
             let nodes = cluster.status().expect("it is up")["nodes"].as_array().cloned().expect("nodes");
             let on: Vec<&str> = nodes.iter().filter(|n| n["pid"].is_u64()).filter_map(|n| n["name"].as_str()).collect();
@@ -99,7 +104,8 @@ impl Cluster {
                 .expect("linked");
         }
         let options = with_images(&[], up);
-        cluster.ok(&[&["restore", "booted", "--dilation", &factor.to_string()], &words(&options)[..]].concat());
+        cluster
+            .ok(&[&["restore", "booted", "--dilation", &factor.min(most).to_string()], &words(&options)[..]].concat());
         cluster
     }
 

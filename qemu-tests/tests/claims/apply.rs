@@ -7,6 +7,8 @@ use qemu_tests::writer::Writer;
 use qemu_tests::{checkout, read};
 use std::time::Duration;
 
+/// Host seconds per guest second of up to five members, of which one boots.
+const DILATION: f64 = 8.0;
 /// etcd has a leader again.
 const ELECTED: Duration = Duration::from_secs(20);
 
@@ -24,42 +26,58 @@ fn apply(cluster: &Cluster, options: &[&str]) -> String {
 }
 
 #[test]
+fn three_members_four_and_three_again() {
+    there_and_back(4);
+}
+
+#[test]
+#[ignore = "two come and go as one does: make soak"]
 fn three_members_five_and_three_again() {
-    let cluster = Cluster::booted();
+    there_and_back(5);
+}
+
+/// Three members become `members`, one after the other, and three again.
+fn there_and_back(members: usize) {
+    let cluster = Cluster::booted_at(DILATION);
+    let last = format!("etcd-{members}");
     assert!(apply(&cluster, &[]).contains("is as"), "nothing to do");
     let writer = Writer::start(&cluster, &FIRST, "applied");
-    describe(&cluster, &of(5));
+    describe(&cluster, &of(members));
     let told = apply(&cluster, &["--dry-run"]);
-    assert!(told.contains("etcd-5 starts") && cluster.client("etcd-1").members().expect("listed").len() == 3, "{told}");
+    assert!(
+        told.contains(&format!("{last} starts")) && cluster.client("etcd-1").members().expect("listed").len() == 3,
+        "{told}"
+    );
     apply(&cluster, &[]);
-    let client = cluster.client("etcd-5");
-    assert_eq!(client.members().expect("listed").len(), 5);
+    let client = cluster.client(&last);
+    assert_eq!(client.members().expect("listed").len(), members);
     assert!(client.learners().expect("listed").is_empty());
-    // They count: with two of the first three gone, three of five are a majority.
-    cluster.ok(&["kill", "etcd-2", "etcd-3"]);
-    // One of the two may have led: etcd gives up what waits for the leader that is gone, and elects another.
-    cluster.until("three of five write", ELECTED, || client.put("k", "by three of five").ok());
-    cluster.ok(&["start", "etcd-2", "etcd-3"]);
+    // They count: with as many of the first three gone, three are a majority.
+    let gone = &FIRST[6 - members..];
+    cluster.ok(&[&["kill"], gone].concat());
+    // One of them may have led: etcd gives up what waits for the leader that is gone, and elects another.
+    cluster.until("three write", ELECTED, || client.put("k", "by three").ok());
+    cluster.ok(&[&["start"], gone].concat());
 
     // A role that changed is refused, and nothing is done.
     describe(
         &cluster,
-        &of(5).replace("name = \"etcd-4\"\nroles = [\"etcd\"]", "name = \"etcd-4\"\nroles = [\"worker\"]"),
+        &of(members).replace("name = \"etcd-4\"\nroles = [\"etcd\"]", "name = \"etcd-4\"\nroles = [\"worker\"]"),
     );
     let (out, text) = cluster.run(&["apply", "--images", &images()]);
     assert_eq!(out.status.code(), Some(2), "{text}");
 
     describe(&cluster, &three());
     let told = apply(&cluster, &[]);
-    assert!(told.contains("etcd-4 leaves etcd") && told.contains("etcd-5 stops"), "{told}");
+    assert!(told.contains("etcd-4 leaves etcd") && told.contains(&format!("{last} stops")), "{told}");
     for node in FIRST {
         let client = cluster.client(node);
         assert_eq!(client.members().expect("listed").len(), 3, "{node}");
-        assert_eq!(client.get("k").expect("read").as_deref(), Some("by three of five"), "{node}");
+        assert_eq!(client.get("k").expect("read").as_deref(), Some("by three"), "{node}");
     }
     assert_eq!(cluster.status().expect("up")["nodes"].as_array().map(Vec::len), Some(3));
     let written = writer.stop();
-    written.tell("three, five, three");
+    written.tell(&format!("three, {members}, three"));
     FIRST.iter().for_each(|m| written.assert_kept(&cluster, m, "applied"));
 }
 

@@ -25,6 +25,7 @@ fn assert_one_cluster(cluster: &Cluster, members: usize) {
 }
 
 #[test]
+#[ignore = "whatever needs three members boots them so: make soak"]
 fn three_from_cold_again_and_again() {
     let cluster = Cluster::new(&three());
     for round in 1..=setting("QUORATE_COLD_BOOTS", 1) {

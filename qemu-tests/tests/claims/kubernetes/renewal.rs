@@ -116,6 +116,7 @@ fn around(
 
 /// Two thirds of their life, twice: the first certificates have ended then, the apiserver's and those of whoever asks it.
 #[test]
+#[ignore = "eight minutes; renewal.rs shows the same of etcd: make soak"]
 fn two_renewals_of_a_kubernetes_at_its_virtual_ip() {
     let cluster = Cluster::new(&description());
     cluster.up(&["--dilation", DILATION, "--timeout", "150s"]);
