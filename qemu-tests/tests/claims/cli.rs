@@ -100,6 +100,7 @@ fn an_interrupted_build_leaves_nothing() {
 
 /// The same while Go compiles: neither its directory nor the compiler stays.
 #[test]
+#[ignore = "minutes; the interrupted build shows the same without Go: make soak"]
 fn an_interrupted_component_leaves_nothing() {
     let _turn = Turn::both();
     let dir = tempfile::tempdir().expect("a directory");

@@ -71,6 +71,7 @@ fn the_others_wait_for_a_late_one_and_say_so() {
 }
 
 #[test]
+#[ignore = "minutes; the late one shows the wait: make soak"]
 fn one_is_cut_off_during_the_first_boot() {
     let cluster = Cluster::new(&three());
     let mut up = cluster.command(&["up", "--images", &images()]);
