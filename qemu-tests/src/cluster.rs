@@ -99,10 +99,8 @@ impl Cluster {
         }
         let snapshots = cluster.state().join("snapshots");
         std::fs::create_dir_all(&snapshots).expect("made");
-        if !snapshots.join("booted").exists() {
-            std::os::unix::fs::symlink(first.join("state/quorate/demo/snapshots/booted"), snapshots.join("booted"))
-                .expect("linked");
-        }
+        std::os::unix::fs::symlink(first.join("state/quorate/demo/snapshots/booted"), snapshots.join("booted"))
+            .expect("linked");
         let options = with_images(&[], up);
         cluster
             .ok(&[&["restore", "booted", "--dilation", &factor.min(most).to_string()], &words(&options)[..]].concat());

@@ -38,7 +38,7 @@ fn three_from_cold_again_and_again() {
 }
 
 #[test]
-#[ignore = "make soak: five members at work are in apply.rs, three from cold here"]
+#[ignore = "minutes of five VMs: make soak"]
 fn five_from_cold() {
     let cluster = Cluster::new(&of(5));
     cluster.up(&[]);

@@ -10,8 +10,6 @@ use std::time::Duration;
 /// Host seconds per guest second while they boot, and while they do little.
 const DILATION: &str = "24";
 const RESTORED: f64 = 6.0;
-/// ... and while they mostly wait for each other.
-const WAITING: f64 = 4.0;
 /// A pod starts, an answer comes.
 const SOON: Duration = Duration::from_secs(30);
 /// From power on to whatever becomes of a node.
@@ -33,13 +31,9 @@ fn description() -> String {
 }
 
 fn two() -> (Cluster, Kubectl) {
-    two_at(RESTORED)
-}
-
-fn two_at(most: f64) -> (Cluster, Kubectl) {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
     let up = ["--only", "master-1,worker-1", "--dilation", DILATION, "--timeout", "150s"];
-    let cluster = Cluster::restored(&BOOTED, "two", &description(), &up, most);
+    let cluster = Cluster::restored(&BOOTED, "two", &description(), &up, RESTORED);
     let kubectl = Kubectl::of(&cluster);
     kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
     (cluster, kubectl)
@@ -131,7 +125,7 @@ fn new_machine(cluster: &Cluster, seed: &std::path::Path) {
 #[test]
 #[ignore = "eight minutes on two cores: make soak"]
 fn a_worker_that_cannot_join_says_why() {
-    let (cluster, kubectl) = two_at(WAITING);
+    let (cluster, kubectl) = two();
     let good = cluster.dir.path().join("good");
     std::fs::create_dir_all(good.join("worker-1")).expect("made");
     std::fs::copy(cluster.seeds().join("worker-1/seed.iso"), good.join("worker-1/seed.iso")).expect("kept");
