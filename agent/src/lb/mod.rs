@@ -69,7 +69,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
         }
         if Instant::now() >= next {
-            for decision in watch.step(began.elapsed(), ask::haproxy()) {
+            for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy()) {
                 act(decision, vip, channel)?;
             }
             next = Instant::now() + watch.patience(began.elapsed());

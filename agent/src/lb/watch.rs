@@ -6,11 +6,19 @@ use std::time::Duration;
 pub(crate) const HOLDING: i32 = 20;
 /// What reaching no master takes away: more than that, and holding, make up for.
 pub(crate) const NO_MASTER: i32 = -50;
-/// No master for so long, and the node is worth less than one that reaches some. An election of etcd, or a switch port that
-/// blinks, is over before.
-const LOST: Duration = Duration::from_secs(1);
-/// With a master for so long it counts again: one that comes and goes must not move the address each time.
-const REGAINED: Duration = Duration::from_secs(5);
+/// How long a node must have seen another state of things before it weighs itself anew. Load balancers that lose all
+/// masters in one moment see so at moments that differ by a check of HAProxy's, and by what the machines are busy with:
+/// whoever holds the address says that it is lost last, and that it is back first, or the address would move for nothing.
+struct Hesitation {
+    /// No master for so long, and the node is worth less than one that reaches some.
+    lost: Duration,
+    /// With a master for so long it counts again.
+    regained: Duration,
+}
+/// An election of etcd, or a switch port that blinks, is over before.
+const HOLDER: Hesitation = Hesitation { lost: Duration::from_secs(1), regained: Duration::from_secs(1) };
+/// Who reaches a master now and then must not be given the address each time.
+const OTHERS: Hesitation = Hesitation { lost: Duration::ZERO, regained: Duration::from_secs(5) };
 /// So many questions in a row without an answer, and HAProxy hangs.
 const SILENT: u32 = 2;
 
@@ -106,13 +114,13 @@ impl Watch {
         cuts
     }
 
-    /// Takes an answer, or that there was none, at a moment.
-    pub(crate) fn step(&mut self, now: Duration, answer: Result<Masters, Silence>) -> Vec<Decision> {
+    /// Takes an answer, or that there was none, at a moment, and whether this node holds the virtual IP.
+    pub(crate) fn step(&mut self, now: Duration, holds: bool, answer: Result<Masters, Silence>) -> Vec<Decision> {
         match answer {
             Ok(masters) => {
                 (self.answered, self.silent) = (true, 0);
                 let mut decisions = self.cuts(now, &masters.up);
-                decisions.extend(self.masters(now, &masters));
+                decisions.extend(self.masters(now, holds, &masters));
                 decisions
             }
             Err(Silence::Absent) => {
@@ -133,7 +141,8 @@ impl Watch {
         }
     }
 
-    fn masters(&mut self, now: Duration, masters: &Masters) -> Option<Decision> {
+    fn masters(&mut self, now: Duration, holds: bool, masters: &Masters) -> Option<Decision> {
+        let hesitation = if holds { HOLDER } else { OTHERS };
         let some = masters.started > 0 || masters.ready > 0;
         let since = match self.since {
             Some((s, since)) if s == some => since,
@@ -141,11 +150,11 @@ impl Watch {
         };
         self.since = Some((some, since));
         let for_so_long = now.saturating_sub(since);
-        if some && self.weight != 0 && for_so_long >= REGAINED {
+        if some && self.weight != 0 && for_so_long >= hesitation.regained {
             self.weight = 0;
             return Some(Decision::Weighs { weight: 0, why: "reaches masters again".into() });
         }
-        if !some && self.weight == 0 && for_so_long >= LOST {
+        if !some && self.weight == 0 && for_so_long >= hesitation.lost {
             self.weight = NO_MASTER;
             return Some(Decision::Weighs { weight: NO_MASTER, why: "reaches no master".into() });
         }
@@ -158,13 +167,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A holder's decisions.
     fn run(watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
+        run_as(true, watch, from_ms, answers)
+    }
+
+    fn run_as(holds: bool, watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
         let times = (0..).map(|i| from_ms + 200 * i);
         let step = |(at, answer): (u64, &Result<u32, ()>)| {
             let answer = answer
                 .map(|n| Masters { ready: n, started: n, up: vec![] })
                 .map_err(|()| Silence::Mute("timed out".into()));
-            watch.step(Duration::from_millis(at), answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
+            watch.step(Duration::from_millis(at), holds, answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
         };
         times.zip(answers).flat_map(step).collect()
     }
@@ -177,9 +191,9 @@ mod tests {
         let said = run(&mut watch, 5000, &[Err(()); 20]);
         assert_eq!(said.len(), 1, "said once until it answers again: {said:?}");
         // It was killed and starts again: refused is not hung.
-        watch.step(Duration::from_secs(20), Ok(Masters { ready: 3, started: 3, up: vec![] }));
+        watch.step(Duration::from_secs(20), true, Ok(Masters { ready: 3, started: 3, up: vec![] }));
         for i in 0..9 {
-            assert!(watch.step(Duration::from_secs(21 + i), Err(Silence::Absent)).is_empty());
+            assert!(watch.step(Duration::from_secs(21 + i), true, Err(Silence::Absent)).is_empty());
         }
         assert!(run(&mut watch, 40_000, &[Err(()); 9]).is_empty(), "not before it answered");
         assert!(said[0].0 == 5200 && matches!(&said[0].1, Decision::Hangs(w) if w.contains("timed out")));
@@ -191,17 +205,34 @@ mod tests {
         assert!(run(&mut watch, 0, &[Ok(3); 5]).is_empty());
         let said = run(&mut watch, 1000, &[Ok(0); 20]);
         assert!(matches!(said[..], [(2000, Decision::Weighs { weight: NO_MASTER, .. })]), "{said:?}");
-        // It comes and goes: nothing.
-        assert!(run(&mut watch, 5000, &[Ok(1), Ok(1), Ok(0), Ok(1)]).is_empty());
-        let said = run(&mut watch, 6000, &[Ok(1); 30]);
+        // It was taken away. A master comes and goes: nothing.
+        assert!(run_as(false, &mut watch, 5000, &[Ok(1), Ok(1), Ok(0), Ok(1)]).is_empty());
+        let said = run_as(false, &mut watch, 6000, &[Ok(1); 30]);
         assert!(matches!(said[..], [(10_600, Decision::Weighs { weight: 0, .. })]), "{said:?}");
+    }
+
+    #[test]
+    fn where_all_lose_the_masters_the_holder_weighs_most_all_the_time() {
+        let (mut holder, mut other) = (Watch::default(), Watch::default());
+        // It sees what happens most of a second before the other.
+        let seen: Vec<_> = [(3, 10), (0, 50), (2, 50)].iter().flat_map(|(n, times)| vec![Ok(*n); *times]).collect();
+        let mut weights: Vec<(u64, bool, i32)> = Vec::new();
+        let changes = [(true, run_as(true, &mut holder, 0, &seen)), (false, run_as(false, &mut other, 800, &seen))];
+        for (holds, decisions) in changes {
+            weights.extend(decisions.into_iter().filter_map(|(at, decision)| match decision {
+                Decision::Weighs { weight, .. } => Some((at, holds, weight)),
+                _ => None,
+            }));
+        }
+        weights.sort_unstable();
+        assert_eq!(weights, [(2800, false, NO_MASTER), (3000, true, NO_MASTER), (13_000, true, 0), (17_800, false, 0)]);
     }
 
     #[test]
     fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
         let mut watch = Watch::of(vec!["ready/a".into(), "ready/b".into()]);
         let mut step = |ms, up: [bool; 2]| {
-            watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, started: 1, up: up.into() }))
+            watch.step(Duration::from_millis(ms), true, Ok(Masters { ready: 1, started: 1, up: up.into() }))
         };
         let cut = || vec![Decision::Cut("ready/b".into())];
         assert!(step(0, [true, true]).is_empty());
@@ -216,19 +247,20 @@ mod tests {
         assert!(step(1100, [true, false]).is_empty());
         assert_eq!(step(1320, [true, false]), cut());
         assert!(step(1400, [false, false]).is_empty());
-        watch.step(Duration::from_millis(1500), Err(Silence::Absent));
-        let mut step =
-            |ms| watch.step(Duration::from_millis(ms), Ok(Masters { ready: 1, started: 1, up: vec![true, false] }));
+        watch.step(Duration::from_millis(1500), true, Err(Silence::Absent));
+        let mut step = |ms| {
+            watch.step(Duration::from_millis(ms), true, Ok(Masters { ready: 1, started: 1, up: vec![true, false] }))
+        };
         assert!(step(1600).is_empty());
         assert_eq!(step(1820), cut(), "a HAProxy that started again");
-        watch.step(Duration::from_millis(1900), Ok(Masters { ready: 1, started: 1, up: vec![false, false] }));
+        watch.step(Duration::from_millis(1900), true, Ok(Masters { ready: 1, started: 1, up: vec![false, false] }));
         let patience = |ms| watch.patience(Duration::from_millis(ms));
         assert_eq!(patience(1910), ASK, "no sooner than otherwise");
         assert_eq!(patience(2100), Duration::from_millis(20), "in the moment in which it is due");
     }
 
     proptest! {
-        /// Whatever is seen: the weight changes at most once per second of no master, and only between its two values.
+        /// Whatever a holder sees: the weight changes at most once per second, and only between its two values.
         #[test]
         fn weights_alternate(answers in prop::collection::vec(prop::option::of(0_u32..3), 0..200)) {
             let mut watch = Watch::default();
@@ -236,10 +268,10 @@ mod tests {
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;
                 let answer = answer.map(|n| Masters { ready: 0, started: n, up: vec![] }).ok_or(Silence::Mute(String::new()));
-                for decision in watch.step(now, answer) {
+                for decision in watch.step(now, true, answer) {
                     if let Decision::Weighs { weight, .. } = decision {
                         prop_assert!(weight != last.0 && (weight == 0 || weight == NO_MASTER));
-                        prop_assert!(now - last.1 >= LOST);
+                        prop_assert!(now - last.1 >= HOLDER.lost);
                         last = (weight, now);
                     }
                 }

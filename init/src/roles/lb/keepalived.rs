@@ -3,7 +3,7 @@
 //! VRRPv3 (RFC 9568) in unicast between the load balancers that the configuration names. Whoever holds the virtual IP keeps
 //! it while all are alike, by weight and not by `nopreempt`: with that a holder that reaches no master could never be
 //! relieved. Base priorities are 110, 109, …; two files written by the agent are added: [`HOLDING`], 20 on the node that
-//! holds the address, and [`MASTERS`], -50 where no master was reached for a second.
+//! holds the address, and [`MASTERS`], -50 where no master is reached (agent/src/lb/watch.rs says how long).
 
 use contract::node::{NodeConfig, Peer};
 use contract::paths::LB;
