@@ -5,12 +5,14 @@
 //! |---|---|
 //! | what is done to whom? | `rows.rs`, as data |
 //! | what do clients see meanwhile? | `measure.rs` |
+//! | how slowly does the clock go? | `pace.rs` |
 //! | is the watch told of everything? | `watch.rs` |
 //! | what changed? | `changed.rs` |
 //! | what is kept and shown? | `report.rs`; `timeline.rs` draws |
 
 mod changed;
 mod measure;
+mod pace;
 mod report;
 mod rows;
 mod timeline;
@@ -50,8 +52,6 @@ const PATIENCE: f64 = 180.0;
 const NOTICED: Duration = Duration::from_secs(90);
 /// ... and is asked this often, guest time.
 const LOOK: Duration = Duration::from_millis(250);
-/// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
-const RESTORED: f64 = 0.45;
 
 /// Runs it.
 pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
@@ -141,26 +141,42 @@ fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
 struct Saved {
     /// Of what.
     subject: String,
-    /// Host seconds per guest second at which it goes on, unless another is asked for.
-    pace: f64,
-}
-
-/// Host seconds per guest second of the rows of a cluster that boots at `boot`, which must be a clock's.
-fn pace(boot: f64) -> Result<f64> {
-    Ok((Clock::new(boot)?.factor() * RESTORED).max(1.0))
+    /// Host seconds per guest second of its boot.
+    boot: f64,
+    /// ... at which it goes on, unless another is asked for; none while nobody tried.
+    pace: Option<f64>,
 }
 
 /// Sees to it that there is a saved state; answers at which pace it goes on.
 fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
-    let name = &spec.cluster.name;
     let kept = own.with_file_name("saved.json");
+    let keep = |saved: &Saved| crate::store::write_whole(&kept, &serde_json::to_vec(saved)?);
     let saved: Option<Saved> = std::fs::read(&kept).ok().and_then(|t| serde_json::from_slice(&t).ok());
-    if let Some(saved) = saved.filter(|s| s.subject == subject)
-        && snapshot_dir(spec, SAVED)?.exists()
-    {
-        // What is asked for now counts: it is what the hint about a slow machine leads to.
-        return lab.dilation.map_or(Ok(saved.pace), pace);
+    let is_there = snapshot_dir(spec, SAVED)?.exists();
+    let mut saved = match saved.filter(|s| s.subject == subject && is_there) {
+        Some(saved) => saved,
+        None => {
+            let saved = Saved { subject: subject.into(), boot: save(own, spec, lab)?, pace: None };
+            keep(&saved)?;
+            saved
+        }
+    };
+    match (lab.dilation, saved.pace) {
+        // What is asked for now counts: it is what the hint about a busy machine leads to.
+        (Some(asked), _) => pace::of_boot(asked),
+        (None, Some(pace)) => Ok(pace),
+        (None, None) => {
+            let pace = pace::borne(own, spec, lab, pace::of_boot(saved.boot)?)?;
+            saved.pace = Some(pace);
+            keep(&saved)?;
+            Ok(pace)
+        }
     }
+}
+
+/// Boots it and saves it; answers at how many host seconds per guest second.
+fn save(own: &Path, spec: &Spec, lab: &Lab) -> Result<f64> {
+    let name = &spec.cluster.name;
     // What is there is of another subject, or half of one. Of this cluster's own only: `bring_up` looks at whose it is.
     if status(name).is_ok() {
         tell(name, &Request::End)?;
@@ -175,9 +191,7 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
     measure::prepare(&administrator(spec, own, &now, CALM)?)?;
     tell(name, &Request::Save { name: SAVED.into() })?;
     tell(name, &Request::End)?;
-    let pace = pace(now.dilation)?;
-    crate::store::write_whole(&kept, &serde_json::to_vec(&Saved { subject: subject.into(), pace })?)?;
-    Ok(pace)
+    Ok(now.dilation)
 }
 
 /// A row's timeline.
@@ -227,7 +241,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     told.figures.changed = changed::between(&before, &after);
     let early = marks.first().map_or(0, |(at, _)| told.failed_by(*at));
     if early > 0 {
-        let hint = "this machine is too slow for that pace; hint: a higher --dilation";
+        let hint = "this machine is too busy for that pace; hint: a higher --dilation";
         eprintln!("quorate: {}: {early} requests failed before anything was done: {hint}", row.name);
     }
     if let Some(at) = struck {
@@ -348,18 +362,4 @@ fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String
         }
     };
     Ok(vec![one])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pace;
-
-    #[test]
-    fn rows_go_on_more_quickly_than_a_boot() {
-        assert_eq!(pace(100.0).expect("a factor"), 45.0);
-        assert_eq!(pace(1.0).expect("real time"), 1.0);
-        for wrong in [0.0, -5.0, 1000.0, f64::NAN, f64::INFINITY] {
-            pace(wrong).expect_err("no clock goes so");
-        }
-    }
 }

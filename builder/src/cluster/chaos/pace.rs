@@ -1,0 +1,84 @@
+//! How slowly the rows' clock goes: as fast as this machine bears with all clients asking. It is found once per saved state,
+//! because an emulated apiserver that is late looks like one that is gone.
+
+use super::measure::{self, Figures};
+use super::{SAVED, administrator, up};
+use crate::cli::cluster::Lab;
+use crate::cluster::spec::Spec;
+use crate::keeper::Request;
+use crate::keeper::client::{status, tell};
+use anyhow::Result;
+use lab::clock::Clock;
+use std::path::Path;
+use std::time::Duration;
+
+/// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
+const RESTORED: f64 = 0.45;
+/// A pace is tried for so long, guest time: a lease is renewed in it, and every probe of a node asks once.
+const TRIAL: Duration = Duration::from_secs(8);
+/// The next pace, if it was too fast.
+const SLOWER: f64 = 1.4;
+/// An answer may take this part of what clients have patience for, while nothing is done: what is done takes the rest.
+const SLOWEST: f64 = 0.6;
+
+/// Host seconds per guest second of the rows of a cluster that boots at `boot`, which must be a clock's.
+pub(super) fn of_boot(boot: f64) -> Result<f64> {
+    Ok((Clock::new(boot)?.factor() * RESTORED).max(1.0))
+}
+
+/// The first pace from `first` on at which nobody waits long while nothing is done.
+pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f64> {
+    let name = &spec.cluster.name;
+    let mut pace = first;
+    loop {
+        up::go_back(own, spec, SAVED, &Lab { dilation: Some(pace), ..lab.clone() })?;
+        let now = status(name)?;
+        let clock = Clock::new(now.dilation)?;
+        let client = administrator(spec, own, &now, measure::PATIENCE)?;
+        // How long nothing is done, not a wait for an event.
+        let told = measure::around(&client, clock, || {
+            std::thread::sleep(clock.host(TRIAL));
+            Ok(())
+        })?;
+        tell(name, &Request::End)?;
+        let figures = told.figures;
+        let failed = figures.reads_failed + figures.writes_failed;
+        let seen = format!("{failed} requests failed, the slowest took {:.2} s", figures.slowest_ms / 1000.0);
+        eprintln!("quorate: dilated {pace:.1}-fold and left alone: {seen}");
+        match slower(pace, &figures) {
+            Some(next) => pace = next,
+            None => return Ok(pace),
+        }
+    }
+}
+
+/// What to try after `pace`; none = it will do, or there is none that is slower.
+fn slower(pace: f64, seen: &Figures) -> Option<f64> {
+    let calm = seen.reads_failed + seen.writes_failed == 0
+        && seen.slowest_ms <= measure::PATIENCE.as_secs_f64() * 1000.0 * SLOWEST;
+    let next = pace * SLOWER;
+    (!calm && Clock::new(next).is_ok()).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_on_more_quickly_than_a_boot() {
+        assert_eq!(of_boot(100.0).expect("a factor"), 45.0);
+        assert_eq!(of_boot(1.0).expect("real time"), 1.0);
+        for wrong in [0.0, -5.0, 1000.0, f64::NAN, f64::INFINITY] {
+            of_boot(wrong).expect_err("no clock goes so");
+        }
+    }
+
+    #[test]
+    fn a_pace_that_is_too_fast_is_followed_by_a_slower_one_and_there_is_an_end_of_it() {
+        let seen = |failed, slowest_ms| Figures { reads_failed: failed, slowest_ms, ..Figures::default() };
+        assert_eq!(slower(10.0, &seen(0, 100.0)), None);
+        assert_eq!(slower(10.0, &seen(0, 250.0)), Some(14.0));
+        assert_eq!(slower(10.0, &seen(1, 100.0)), Some(14.0));
+        assert_eq!(slower(90.0, &seen(9, 300.0)), None);
+    }
+}
