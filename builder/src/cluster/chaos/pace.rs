@@ -14,10 +14,12 @@ use std::time::Duration;
 
 /// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
 const RESTORED: f64 = 0.45;
-/// A pace is tried for so long, guest time: a lease is renewed in it, and every probe of a node asks once.
-const TRIAL: Duration = Duration::from_secs(8);
-/// The next pace, if it was too fast.
+/// A pace is tried for so long, guest time: leases are renewed in it, and some hundred requests are made.
+const TRIAL: Duration = Duration::from_secs(5);
+/// The next pace, if it was too fast ...
 const SLOWER: f64 = 1.4;
+/// ... and slower by that twice, if more than one in so many requests failed.
+const MANY: usize = 20;
 /// An answer may take this part of what clients have patience for, while nothing is done: what is done takes the rest.
 const SLOWEST: f64 = 0.6;
 
@@ -54,9 +56,10 @@ pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f6
 
 /// What to try after `pace`; none = it will do, or there is none that is slower.
 fn slower(pace: f64, seen: &Figures) -> Option<f64> {
-    let calm = seen.reads_failed + seen.writes_failed == 0
-        && seen.slowest_ms <= measure::PATIENCE.as_secs_f64() * 1000.0 * SLOWEST;
-    let next = pace * SLOWER;
+    let failed = seen.reads_failed + seen.writes_failed;
+    let calm = failed == 0 && seen.slowest_ms <= measure::PATIENCE.as_secs_f64() * 1000.0 * SLOWEST;
+    let many = failed * MANY > seen.reads + seen.writes;
+    let next = if many { pace * SLOWER * SLOWER } else { pace * SLOWER };
     (!calm && Clock::new(next).is_ok()).then_some(next)
 }
 
@@ -75,10 +78,11 @@ mod tests {
 
     #[test]
     fn a_pace_that_is_too_fast_is_followed_by_a_slower_one_and_there_is_an_end_of_it() {
-        let seen = |failed, slowest_ms| Figures { reads_failed: failed, slowest_ms, ..Figures::default() };
+        let seen = |failed, slowest_ms| Figures { reads: 200, reads_failed: failed, slowest_ms, ..Figures::default() };
         assert_eq!(slower(10.0, &seen(0, 100.0)), None);
         assert_eq!(slower(10.0, &seen(0, 250.0)), Some(14.0));
         assert_eq!(slower(10.0, &seen(1, 100.0)), Some(14.0));
+        assert_eq!(slower(10.0, &seen(11, 100.0)), Some(10.0 * SLOWER * SLOWER));
         assert_eq!(slower(90.0, &seen(9, 300.0)), None);
     }
 }
