@@ -31,7 +31,7 @@ check: deps
 test: check image
 	QUORATE_BIN=$(abspath target) cargo test --quiet -p qemu-tests -- --test-threads=64
 
-## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, renewals of a Kubernetes, six to eight nodes of Kubernetes, the fault table
+## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six to eight nodes of Kubernetes, the fault table
 soak: check image
 	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
 	QUORATE_BIN=$(abspath target) QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \

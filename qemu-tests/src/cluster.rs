@@ -191,6 +191,13 @@ impl Cluster {
         found[0].as_str().expect("an address").parse().expect("an address")
     }
 
+    /// How far the clocks of a restored cluster are behind this machine's: since it was saved they stood still. To the minute.
+    pub fn behind(&self) -> Duration {
+        let saved = self.state().join("snapshots/booted");
+        let at = std::fs::metadata(&saved).and_then(|m| m.modified()).expect("a saved state");
+        at.elapsed().expect("of the past")
+    }
+
     /// A client of one member.
     pub fn client(&self, node: &str) -> Client {
         Client::new(self.endpoint(node), &self.seeds(), self.clock()).expect("a client")

@@ -1,4 +1,5 @@
-//! One node that is everything is a Kubernetes on which what people do works; booted once, restored for each test.
+//! One node that is everything, with a virtual IP too, is a Kubernetes on which what people do works; booted once, restored for
+//! each test.
 
 mod renewal;
 
@@ -18,15 +19,27 @@ const SOON: Duration = Duration::from_secs(30);
 /// From power on to Ready.
 const BOOT: Duration = Duration::from_secs(60);
 
-fn single() -> (Cluster, Kubectl) {
+/// The compact example's first node alone, a worker too. Its certificates outlive all tests, and `renewal.rs` not.
+fn description() -> String {
+    let text = read(&checkout().join("examples/compact.toml"));
+    let first = text.find("[[node]]").expect("a node");
+    let second = first + text[first + 1..].find("[[node]]").expect("another") + 1;
+    let rest = text.find("[lab]").expect("a [lab] section");
+    let node = text[first..second].replace("\"lb\"]", "\"lb\", \"worker\"]");
+    format!("{}{node}[pki]\nleaf_minutes = {}\n\n{}", &text[..first], renewal::LEAF_MINUTES, &text[rest..])
+}
+
+fn alone() -> (Cluster, Kubectl) {
+    alone_at(RESTORED)
+}
+
+fn alone_at(factor: f64) -> (Cluster, Kubectl) {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
-    let text = read(&checkout().join("examples/single.toml")).replace("name = \"single\"", "name = \"demo\"");
     // Its image is one that a user made of ours. It lies with the build, as what was booted does.
     static IMAGES: OnceLock<String> = OnceLock::new();
-    let images =
-        IMAGES.get_or_init(|| with_the_box("master-etcd", &checkout().join("target/own")).display().to_string());
+    let images = IMAGES.get_or_init(|| with_the_box("universal", &checkout().join("target/own")).display().to_string());
     let up = ["--dilation", DILATION, "--timeout", "120s", "--images", images];
-    let cluster = Cluster::restored(&BOOTED, "single", &text, &up, RESTORED);
+    let cluster = Cluster::restored(&BOOTED, "alone", &description(), &up, factor);
     let kubectl = Kubectl::of(&cluster);
     kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
     (cluster, kubectl)
@@ -62,7 +75,7 @@ fn deploy(kubectl: &Kubectl) {
 
 #[test]
 fn what_people_do() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     deploy(&kubectl);
     kubectl.pods("web", 2, SOON);
     let client = kubectl.pods("client", 1, SOON).remove(0).1;
@@ -191,7 +204,7 @@ fn containers(kubectl: &Kubectl) -> Vec<(String, Value)> {
 
 #[test]
 fn killed_below_the_pods_and_no_container_notices() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     // All of them are up, so that what changes later was changed by this.
     kubectl.until("DNS is ready", SOON, || {
         let d = kubectl.get(&["deployment", "-n", "kube-system", "coredns"])?;
@@ -200,21 +213,21 @@ fn killed_below_the_pods_and_no_container_notices() {
     let before = containers(&kubectl);
     assert!(before.len() >= 6, "{before:?}");
     for service in ["kubelet", "containerd"] {
-        cluster.ok(&["signal", "master-1", service, "kill"]);
-        cluster.wait_for("master-1", &format!("{service} is back"), SOON, |n| {
+        cluster.ok(&["signal", "node-1", service, "kill"]);
+        cluster.wait_for("node-1", &format!("{service} is back"), SOON, |n| {
             let services = n["services"].as_array().cloned().unwrap_or_default();
             services.iter().any(|s| s["name"] == service && s["restarts"] == 1 && s["ready_ms"].is_u64())
         });
     }
     kubectl.until("the kubelet reports", SOON, || {
-        kubectl.run(&["wait", "node/master-1", "--for=condition=Ready", "--timeout=1s"])
+        kubectl.run(&["wait", "node/node-1", "--for=condition=Ready", "--timeout=1s"])
     });
     assert_eq!(containers(&kubectl), before, "the same containers, none of them restarted");
 }
 
 #[test]
 fn what_a_cluster_has_is_healed_and_what_is_anothers_stays() {
-    let (_cluster, kubectl) = single();
+    let (_cluster, kubectl) = alone();
     let binding = ["clusterrolebinding", "kubeadm:apiserver-kubelet-client"];
     kubectl.ok(&["annotate", "daemonset", "-n", "kube-system", "kube-proxy", "example.org/mine=yes"]);
     kubectl.ok(&[&["delete"], &binding[..]].concat());
@@ -230,14 +243,14 @@ fn what_a_cluster_has_is_healed_and_what_is_anothers_stays() {
 /// Whatever was on its way to the disk: the node comes back, and its pods with it.
 #[test]
 fn power_is_lost() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     kubectl.apply(&program());
     let client = template("client", &["idle"], &json!({}), &[]);
     kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
     kubectl.pods("client", 1, SOON);
-    cluster.ok(&["kill", "master-1"]);
-    cluster.ok(&["start", "master-1", "--no-wait"]);
-    cluster.wait_for("master-1", "all ready again", BOOT, |n| n["state"] == "ready");
+    cluster.ok(&["kill", "node-1"]);
+    cluster.ok(&["start", "node-1", "--no-wait"]);
+    cluster.wait_for("node-1", "all ready again", BOOT, |n| n["state"] == "ready");
     kubectl.pods("client", 1, BOOT);
 }
 
@@ -245,7 +258,7 @@ fn power_is_lost() {
 /// disk fills is said by the agent: `faults.rs` has one that nobody empties.
 #[test]
 fn a_full_state_disk() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     kubectl.apply(&program());
     let volume = json!({ "name": "room", "emptyDir": {} });
     let container = json!({ "volumeMounts": [{ "name": "room", "mountPath": "/room" }] });
@@ -259,30 +272,30 @@ fn a_full_state_disk() {
         if status["reason"] == "Evicted" { Ok(status) } else { Err(status.to_string()) }
     });
     println!("{}", evicted["message"]);
-    let node = kubectl.get(&["node", "master-1"]).expect("the node");
+    let node = kubectl.get(&["node", "node-1"]).expect("the node");
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
     assert!(conditions.iter().any(|c| c["type"] == "DiskPressure" && c["status"] == "True"), "{conditions:#?}");
     kubectl.until("there is room again", BOOT, || {
-        let text = kubectl.run(&["get", "--raw", "/api/v1/nodes/master-1/proxy/stats/summary"])?;
+        let text = kubectl.run(&["get", "--raw", "/api/v1/nodes/node-1/proxy/stats/summary"])?;
         let stats: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
         let free = stats["node"]["fs"]["availableBytes"].as_u64().unwrap_or(0);
         if free > 1 << 30 { Ok(()) } else { Err(format!("{free} bytes")) }
     });
     kubectl.until("the API is written to", BOOT, || kubectl.run(&["create", "configmap", "after"]));
-    let etcd = cluster.node("master-1")["services"].as_array().cloned().unwrap_or_default();
+    let etcd = cluster.node("node-1")["services"].as_array().cloned().unwrap_or_default();
     assert!(etcd.iter().any(|s| s["name"] == "etcd" && s["restarts"] == 0), "{etcd:#?}");
 }
 
 /// Pods end in order before the node does; that it comes back is what the test above shows.
 #[test]
 fn a_stop_in_order() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     kubectl.apply(&program());
     let client = template("client", &["idle"], &json!({}), &[]);
     kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
     kubectl.pods("client", 1, SOON);
-    cluster.ok(&["reboot", "master-1", "--no-wait"]);
-    let console = || cluster.ok(&["console", "master-1", "--no-follow"]);
+    cluster.ok(&["reboot", "node-1", "--no-wait"]);
+    let console = || cluster.ok(&["console", "node-1", "--no-follow"]);
     kubectl.until("the node ends", SOON, || {
         let text = console();
         if text.contains("etcd stopped") { Ok(text) } else { Err("it goes on".into()) }
@@ -297,7 +310,7 @@ fn a_stop_in_order() {
 #[test]
 #[ignore = "minutes; restore.rs shows the same of etcd alone: make soak"]
 fn it_goes_on_from_a_snapshot() {
-    let (cluster, kubectl) = single();
+    let (cluster, kubectl) = alone();
     let file = cluster.dir.path().join("before.db").display().to_string();
     deploy(&kubectl);
     kubectl.pods("web", 2, SOON);
