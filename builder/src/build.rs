@@ -219,8 +219,8 @@ fn initramfs(inputs: &Inputs<'_>, kernel_pool: &Pool, boot: &Modules, root: &[u8
     let image = json(&image)?;
     let names: Vec<String> =
         order.iter().enumerate().map(|(i, n)| format!("{}/{i:02}-{n}.ko.xz", paths::initrd::MODULES)).collect();
+    let init = [(paths::initrd::INIT.to_owned(), Entry::File(0o755, inputs.init))];
     let mut entries = vec![
-        (paths::initrd::INIT.to_owned(), Entry::File(0o755, inputs.init)),
         (paths::initrd::IMAGE_JSON.to_owned(), Entry::File(0o644, &image)),
         (paths::initrd::MODULES.to_owned(), Entry::Dir),
     ];
@@ -229,7 +229,7 @@ fn initramfs(inputs: &Inputs<'_>, kernel_pool: &Pool, boot: &Modules, root: &[u8
         entries.push((name, Entry::File(0o644, bytes)));
     }
     entries.push((paths::initrd::ROOT_IMG.to_owned(), Entry::File(0o644, root)));
-    initrd::write(&entries, plan.epoch)
+    initrd::write(&init, &entries, plan.epoch)
 }
 
 /// A package's data, unpacked; kept in the store, because xz is what a warm build would spend its time on.

@@ -196,8 +196,10 @@ pub fn cache() -> PathBuf {
 
 /// `image.json` of an initramfs, and where `root.img` begins and ends in it.
 pub fn initrd_facts(initrd: &[u8]) -> Result<(ImageInfo, std::ops::Range<usize>)> {
+    // After init's archive, which is compressed.
+    let first = zstd::zstd_safe::find_frame_compressed_size(initrd);
+    let mut at = first.map_err(|e| anyhow::anyhow!("zstd's error {e}"))?.next_multiple_of(4);
     // cpio newc: 110 bytes of hexadecimal fields, the name, padding, the data, padding (each to 4 bytes).
-    let mut at = 0;
     let mut info = None;
     loop {
         let header = std::str::from_utf8(initrd.get(at..at + 110).context("a header")?)?;
