@@ -84,9 +84,7 @@ impl Toolchain {
         progress::say(&format!("building {} {} with {}", recipe.name, recipe.version(), self.version));
         let mut parts = BTreeMap::new();
         let work = crate::interrupt::temporary_dir(&std::env::temp_dir()).context("making a directory to build in")?;
-        for (name, bytes) in recipe.sources() {
-            std::fs::write(work.path().join(name), bytes)?;
-        }
+        write_sources(work.path(), recipe.sources())?;
         for (name, package, tags) in recipe.compiled() {
             let step = Step::count(&format!("  {name}"), 0);
             let out = work.path().join("out").join(name);
@@ -112,9 +110,7 @@ impl Toolchain {
     pub(crate) fn verify_sums(&self, recipe: &Recipe) -> Result<()> {
         ensure!(!self.offline, "verifying go.sum asks the checksum database, which --offline forbids");
         let work = tempfile::tempdir().context("making a directory")?;
-        for (name, bytes) in recipe.sources().filter(|(n, _)| *n != "go.sum") {
-            std::fs::write(work.path().join(name), bytes)?;
-        }
+        write_sources(work.path(), recipe.sources().filter(|(n, _)| *n != "go.sum"))?;
         let packages: Vec<&str> = recipe.compiled().map(|(_, package, _)| package).collect();
         run(self.command(work.path()).args(["mod", "download"])).context("asking the checksum database")?;
         run(self.command(work.path()).args(["list", "-mod=mod", "-deps", "-f", ""]).args(&packages))?;
@@ -141,6 +137,16 @@ impl Toolchain {
 /// Settings of the user that say where things are, not what is built.
 const WHERE: [&str; 8] =
     ["GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB", "GOINSECURE", "GOMODCACHE", "GOCACHE"];
+
+/// What is compiled, where it is compiled.
+fn write_sources<'a>(dir: &Path, sources: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+    for (name, bytes) in sources {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+        std::fs::write(path, bytes)?;
+    }
+    Ok(())
+}
 
 fn run(c: &mut Command) -> Result<String> {
     let out = c.output().context("running go")?;

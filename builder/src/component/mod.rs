@@ -4,7 +4,7 @@
 //!
 //! | source | keys | verified by |
 //! |---|---|---|
-//! | Go modules, built here | `package`, `tags`; beside the recipe `go.mod`, `go.sum`, and where upstream's own `main` is not what a node needs `*.go`, a `main` over upstream's packages | `go.sum` |
+//! | Go modules, built here | `package`, `tags`; beside the recipe `go.mod`, `go.sum`, and where upstream's own `main` is not what a node needs `*.go`, a `main` over upstream's packages, and modules in directories that `go.mod` puts in upstream ones' place | `go.sum` |
 //! | a file of the web's | `url`, `sha256`; `member` where the file is a tar (gzip, xz, zstd or plain) | the digest |
 //! | a file of a container image | `oci = "REGISTRY/NAME@sha256:…"`, `path` in it | the digest |
 //!
@@ -127,6 +127,13 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// The names in a directory.
+fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let names = entries.map(|e| Ok(e?.file_name().into_string().ok()));
+    Ok(names.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
 /// A recipe as read: the files that decide what is built.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
@@ -154,10 +161,13 @@ impl Recipe {
             Ok(())
         };
         take("recipe.toml")?;
-        for entry in std::fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
-            let path = entry?.path();
-            if let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|n| n.ends_with(".go")) {
-                take(name)?;
+        for name in names_in(&dir)? {
+            // A module of the recipe's own that go.mod puts in an upstream one's place.
+            let module = dir.join(&name).join("go.mod").exists();
+            let inside = if module { names_in(&dir.join(&name))? } else { Vec::new() };
+            let own = inside.iter().filter(|n| n.ends_with(".go") || *n == "go.mod").map(|n| format!("{name}/{n}"));
+            for file in own.chain(name.ends_with(".go").then(|| name.clone())) {
+                take(&file)?;
             }
         }
         let path = dir.join("recipe.toml");

@@ -214,6 +214,24 @@ fn a_whole_image_for_pods() {
     assert_eq!(names.len(), 2 + 4, "a manifest, a configuration and two layers: {names:?}");
 }
 
+#[test]
+fn a_module_in_anothers_place_is_part_of_what_is_built() {
+    let shop = Workshop::new();
+    let dir = shop.dir.path().join("components/mine");
+    for file in ["main.go", "go.mod", "go.sum", "instead/go.mod", "instead/instead.go", "instead/README", "notes/x.go"]
+    {
+        let path = dir.join(file);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, "one").expect("written");
+    }
+    let recipe = || shop.recipe("[[binary]]\nname = \"mine\"\npackage = \".\"\n").expect("a recipe");
+    let before = recipe();
+    let names: Vec<&str> = before.sources().map(|(name, _)| name).collect();
+    assert_eq!(names, ["go.mod", "go.sum", "instead/go.mod", "instead/instead.go", "main.go"]);
+    std::fs::write(dir.join("instead/instead.go"), "two").expect("written");
+    assert_ne!(recipe().digest(), before.digest());
+}
+
 proptest::proptest! {
     #[test]
     fn whatever_a_server_answers(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2000), text in ".{0,80}") {

@@ -1,4 +1,4 @@
-//! The pod network: flannel with VXLAN, from `profiles/components/flannel`.
+//! The pod network: flannel with VXLAN, from `profiles/components/addons`.
 
 use super::{Object, account, binding, config_map, container, daemon, host_path, mount, pod_kubeconfig, role};
 use contract::node::NodeConfig;

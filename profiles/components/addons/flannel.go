@@ -2,6 +2,7 @@
 //
 // Upstream's own main imports backends for clouds, one of whose modules cannot be fetched, and hands its lease to a CNI plugin
 // of its own through an environment file. Here the lease becomes the bridge plugin's configuration itself.
+
 package main
 
 import (
@@ -28,7 +29,7 @@ import (
 // Rules are looked at again every so often, in seconds: somebody may flush them.
 const resync = 30
 
-func main() {
+func flannel() {
 	var (
 		kubeconfig = flag.String("kubeconfig", "", "how to reach the API; empty = as any pod does")
 		api        = flag.String("api", "", "the API's URL; overrides the kubeconfig's")

@@ -1,7 +1,13 @@
-// CoreDNS with the plugins that a cluster's Corefile names, and no others: upstream's own main carries clients of three clouds.
+// CoreDNS and flannel as one program: it is the one whose name it is called by.
+//
+// Nearly all of flannel is a client of Kubernetes, which CoreDNS is too: together they are as large as one of them. CoreDNS has
+// the plugins that a cluster's Corefile names, and those that people add: upstream's own main carries clients of three clouds.
 package main
 
 import (
+	"os"
+	"path/filepath"
+
 	"github.com/coredns/coredns/coremain"
 
 	_ "github.com/coredns/coredns/plugin/bind"
@@ -18,9 +24,12 @@ import (
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
 	_ "github.com/coredns/coredns/plugin/rewrite"
-	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "flanneld" {
+		flannel()
+		return
+	}
 	coremain.Run()
 }
