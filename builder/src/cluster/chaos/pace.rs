@@ -41,9 +41,9 @@ pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f6
         let told = measure::around(&client, clock, || {
             std::thread::sleep(clock.host(TRIAL));
             Ok(())
-        })?;
+        });
         tell(name, &Request::End)?;
-        let figures = told.figures;
+        let figures = told?.figures;
         let failed = figures.reads_failed + figures.writes_failed;
         let seen = format!("{failed} requests failed, the slowest took {:.2} s", figures.slowest_ms / 1000.0);
         eprintln!("quorate: dilated {pace:.1}-fold and left alone: {seen}");
@@ -59,8 +59,10 @@ fn slower(pace: f64, seen: &Figures) -> Option<f64> {
     let failed = seen.reads_failed + seen.writes_failed;
     let calm = failed == 0 && seen.slowest_ms <= measure::PATIENCE.as_secs_f64() * 1000.0 * SLOWEST;
     let many = failed * MANY > seen.reads + seen.writes;
-    let next = if many { pace * SLOWER * SLOWER } else { pace * SLOWER };
-    (!calm && Clock::new(next).is_ok()).then_some(next)
+    let further = if many { SLOWER } else { 1.0 };
+    // Near the slowest clock that there is the smaller step may be left.
+    let next = [pace * SLOWER * further, pace * SLOWER].into_iter().find(|p| Clock::new(*p).is_ok());
+    next.filter(|_| !calm)
 }
 
 #[cfg(test)]
@@ -83,6 +85,7 @@ mod tests {
         assert_eq!(slower(10.0, &seen(0, 250.0)), Some(14.0));
         assert_eq!(slower(10.0, &seen(1, 100.0)), Some(14.0));
         assert_eq!(slower(10.0, &seen(11, 100.0)), Some(10.0 * SLOWER * SLOWER));
+        assert_eq!(slower(60.0, &seen(11, 100.0)), Some(60.0 * SLOWER), "the smaller step is left");
         assert_eq!(slower(90.0, &seen(9, 300.0)), None);
     }
 }

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// From power on to Ready.
 const BOOT: Duration = Duration::from_secs(60);
 
-/// The compact example's first node alone, a worker too. Its certificates outlive all tests, and `renewal.rs` not.
+/// The compact example's first node alone, a worker too. Its certificates outlive every test but `renewal.rs`.
 fn description() -> String {
     let text = read(&checkout().join("examples/compact.toml"));
     let first = text.find("[[node]]").expect("a node");

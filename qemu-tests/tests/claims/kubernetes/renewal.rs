@@ -112,8 +112,8 @@ fn two_renewals_of_a_kubernetes_at_its_virtual_ip() {
     // Clients believe their own clock, which does not jump: the nodes' begins 75 minutes behind it and ends 45 ahead, so that
     // each certificate in its turn is good by both. A clock that is set back behind a certificate's beginning renews it.
     let back = (75 * 60_u64).checked_sub(cluster.behind().as_secs()).filter(|s| *s > 120);
-    cluster.ok(&["clock", &format!("-{}s", back.expect("saved less than 70 minutes ago"))]);
     let made = renewals(&cluster) + 1;
+    cluster.ok(&["clock", &format!("-{}s", back.expect("saved less than 70 minutes ago"))]);
     cluster.until("certificates by that clock", SOON, || (renewals(&cluster) == made).then_some(()));
     let client = client(&cluster, &kubectl);
     cluster.until("an object", SOON, || {
