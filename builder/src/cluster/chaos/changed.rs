@@ -1,5 +1,5 @@
 //! What a row changed: elections, moves of the virtual IP, programs that started again, nodes that were taken for dead. In the
-//! row `quiet`, where nothing is done, each of them is a false alarm. Counters that the cluster keeps itself, read before and after.
+//! rows `quiet` and `idle`, where nothing is done, each of them is a false alarm. Counters that the cluster keeps itself, read before and after.
 
 use super::super::seed::dir_of;
 use super::super::spec::Spec;

@@ -19,8 +19,10 @@ pub(super) const PATH: &str = "/api/v1/namespaces/default/configmaps";
 const READERS: usize = 4;
 const WRITERS: usize = 2;
 /// Between the requests of one client, guest time: 120 a second together, each with a TLS handshake, is what emulated masters
-/// bear beside a boot.
-const EVERY: Duration = Duration::from_millis(50);
+/// bear beside a boot ...
+pub(super) const MUCH: Duration = Duration::from_millis(50);
+/// ... and where they are to have hardly anything to do: enough to see that they are there.
+pub(super) const LITTLE: Duration = Duration::from_secs(1);
 /// A request that is not answered within this has failed, guest time: short, because whoever waits for somebody who is gone
 /// does not see that another answers already; long enough for an emulated master that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);
@@ -147,8 +149,8 @@ pub(super) fn prepare(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Asks and writes while `act` is done.
-pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result<()>) -> Result<Told> {
+/// Asks and writes while `act` is done, each client once in `every`, guest time.
+pub(super) fn around(client: &Client, clock: Clock, every: Duration, act: impl FnOnce() -> Result<()>) -> Result<Told> {
     let stop = AtomicBool::new(false);
     let over = AtomicBool::new(false);
     let acknowledged: [AtomicU64; WRITERS] = Default::default();
@@ -159,7 +161,7 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
         let reading = scope.spawn(move || {
             // Half of them read what one writer writes.
             let reader = |r: usize| move |_: u64| read(client, r % WRITERS, acknowledged, lost);
-            run_in_turn(clock, EVERY, (0..READERS).map(reader).collect(), stop)
+            run_in_turn(clock, every, (0..READERS).map(reader).collect(), stop)
         });
         let writing = scope.spawn(move || {
             let writer = |w: usize| {
@@ -170,7 +172,7 @@ pub(super) fn around(client: &Client, clock: Clock, act: impl FnOnce() -> Result
                     Ok(())
                 }
             };
-            run_in_turn(clock, EVERY, (0..WRITERS).map(writer).collect(), stop)
+            run_in_turn(clock, every, (0..WRITERS).map(writer).collect(), stop)
         });
         let (tell, told) = std::sync::mpsc::channel();
         let watching = scope.spawn(move || {

@@ -37,7 +37,7 @@ use lab::clock::Clock;
 use lab::probe::api::Client;
 use lab::switch::Faults;
 use report::Results;
-use rows::{Notice, Row, Step, Whom};
+use rows::{Asked, Notice, Row, Step, Whom};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,10 +72,11 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let open: Vec<&&Row> = open.collect();
     let mut failed = Vec::new();
     if !open.is_empty() {
-        let pace = ready(&own, &spec, &args.lab, &subject)?;
+        let borne = ready(&own, &spec, &args.lab, &subject)?;
         // A row that cannot be measured says so; the others are measured nevertheless.
         for row in open {
             eprintln!("quorate: {}: {}", row.name, row.what);
+            let pace = pace::of_row(row, borne);
             up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
             match measured(&own, &spec, row) {
                 Ok((figures, picture)) => {
@@ -210,7 +211,11 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     let (mut last, mut noticed, mut healthy) = (began, None, Duration::ZERO);
     let mut struck = None;
     let mut marks: Vec<timeline::Mark> = Vec::new();
-    let mut told = measure::around(&client, clock, || {
+    let every = match row.asked {
+        Asked::Much => measure::MUCH,
+        Asked::Little => measure::LITTLE,
+    };
+    let mut told = measure::around(&client, clock, every, || {
         let mut mark = |text: String| marks.push((clock.guest(began.elapsed()), text));
         // How long nothing is done, not a wait for an event.
         std::thread::sleep(clock.host(CALM));

@@ -2,6 +2,7 @@
 //! because an emulated apiserver that is late looks like one that is gone.
 
 use super::measure::{self, Figures};
+use super::rows::{Asked, Row};
 use super::{SAVED, administrator, up};
 use crate::cli::cluster::Lab;
 use crate::cluster::spec::Spec;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 /// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
 const RESTORED: f64 = 0.45;
+/// Nor does a cluster that hardly anybody asks need as much: part of the pace of one that is asked.
+const LITTLE: f64 = 0.3;
 /// A pace is tried for so long, guest time: leases are renewed in it, and some hundred requests are made.
 const TRIAL: Duration = Duration::from_secs(5);
 /// The next pace, if it was too fast ...
@@ -28,6 +31,14 @@ pub(super) fn of_boot(boot: f64) -> Result<f64> {
     Ok((Clock::new(boot)?.factor() * RESTORED).max(1.0))
 }
 
+/// The pace of a row, where `borne` is that of rows in which clients ask much.
+pub(super) fn of_row(row: &Row, borne: f64) -> f64 {
+    match row.asked {
+        Asked::Much => borne,
+        Asked::Little => (borne * LITTLE).max(1.0),
+    }
+}
+
 /// The first pace from `first` on at which nobody waits long while nothing is done.
 pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f64> {
     let name = &spec.cluster.name;
@@ -38,7 +49,7 @@ pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f6
         let clock = Clock::new(now.dilation)?;
         let client = administrator(spec, own, &now, measure::PATIENCE)?;
         // How long nothing is done, not a wait for an event.
-        let told = measure::around(&client, clock, || {
+        let told = measure::around(&client, clock, measure::MUCH, || {
             std::thread::sleep(clock.host(TRIAL));
             Ok(())
         });

@@ -93,9 +93,9 @@ impl Results {
         text
     }
 
-    /// What changed in the row in which nothing is done.
+    /// What changed in rows in which nothing is done.
     pub(crate) fn alarms(&self, rows: &[&Row]) -> Vec<String> {
-        let quiet = rows.iter().filter(|r| r.name == QUIET).filter_map(|r| self.of(r.name));
+        let quiet = rows.iter().filter(|r| QUIET.contains(&r.name)).filter_map(|r| self.of(r.name));
         quiet.flat_map(|m| m.figures.changed.clone()).collect()
     }
 

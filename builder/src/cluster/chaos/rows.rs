@@ -71,6 +71,16 @@ pub(crate) struct Row {
     /// Roles that the cluster must have for it.
     pub(crate) needs: &'static [Role],
     pub(crate) steps: &'static [Step],
+    pub(crate) asked: Asked,
+}
+
+/// How much clients ask meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// As much as emulated masters bear.
+    Much,
+    /// Now and then.
+    Little,
 }
 
 impl Step {
@@ -132,7 +142,7 @@ const MASTER: &[Role] = &[Role::Master];
 const WORKER: &[Role] = &[Role::Worker];
 
 const fn row(name: &'static str, what: &'static str, needs: &'static [Role], steps: &'static [Step]) -> Row {
-    Row { name, what, needs, steps }
+    Row { name, what, needs, steps, asked: Asked::Much }
 }
 
 /// So often the power goes in `all-power-often`, each time after longer: from the kernel's first moment until all is ready.
@@ -152,8 +162,8 @@ const OFTEN: [Step; CUT_STEPS] = {
     steps
 };
 
-/// The row in which nothing may change.
-pub(crate) const QUIET: &str = "quiet";
+/// Nothing is done in these, and nothing may change.
+pub(crate) const QUIET: &[&str] = &["quiet", "idle"];
 
 /// All of it.
 pub(crate) const ROWS: &[Row] = &[
@@ -240,7 +250,11 @@ pub(crate) const ROWS: &[Row] = &[
     row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
     row("all-power-often", "every node loses power, 20 times in a row, while it boots", &[], &OFTEN),
-    row(QUIET, "ten minutes in which nothing is done", &[], &[Calm(600_000)]),
+    row("quiet", "ten minutes in which nothing is done", &[], &[Calm(600_000)]),
+    Row {
+        asked: Asked::Little,
+        ..row("idle", "ten minutes in which nothing is done and nobody asks much", &[], &[Calm(600_000)])
+    },
     row(
         "clock-ahead",
         "every clock jumps an hour ahead, and back",
@@ -280,6 +294,12 @@ mod tests {
             let clock: i64 = row.steps.iter().map(|s| if let Clock(by) = s { *by } else { 0 }).sum();
             assert_eq!(clock, 0, "{}: clocks", row.name);
         }
+    }
+
+    #[test]
+    fn rows_in_which_nothing_is_done_are_known() {
+        let calm = |r: &&Row| r.steps.iter().all(|s| matches!(s, Calm(_)));
+        assert_eq!(ROWS.iter().filter(calm).map(|r| r.name).collect::<Vec<_>>(), QUIET);
     }
 
     #[test]
