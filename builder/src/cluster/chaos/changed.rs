@@ -12,8 +12,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the agent says each time that its node takes the virtual IP.
-const TAKES: &str = ": holds the virtual IP";
+/// What a load balancer's agent says each time that its node takes the virtual IP, and that it takes a master for dead.
+const SAID: [(&str, &str); 2] =
+    [(": holds the virtual IP", "virtual IP taken"), (": its connections are cut", "a master taken for dead")];
 
 /// A question is asked so often until it is answered.
 const TRIES: usize = 4;
@@ -41,19 +42,26 @@ pub(super) fn counts(spec: &Spec, own: &Path, now: &Status, client: &Client) -> 
     for node in now.nodes.iter().filter(|n| n.pid.is_some()) {
         let request = Request::Logs { node: node.name.clone(), service: None, lines: u32::MAX, follow: false };
         let mut answers = ask(&spec.cluster.name, &request)?;
-        let mut taken = 0;
+        let mut lines = Vec::new();
         while let Some(answer) = answers.next()? {
-            taken += usize::from(matches!(answer, Answer::Line { text } if text.contains(TAKES)));
+            if let Answer::Line { text } = answer {
+                lines.push(text);
+            }
         }
-        if taken > 0 {
-            all.insert(format!("virtual IP taken by {}", node.name), taken.to_string());
-        }
+        all.extend(said(&node.name, &lines));
     }
     if let Some(at) = now.etcd.values().next() {
         let etcd = etcd::Client::new(*at, &dir_of(spec, own, "seed"), Clock::new(now.dilation)?)?;
         all.insert("terms of etcd".into(), etcd.term().context("asking etcd for its term")?);
     }
     Ok(all)
+}
+
+/// How often, where it was at all.
+fn said(node: &str, lines: &[String]) -> Counts {
+    let count = |words: &str| lines.iter().filter(|l| l.contains(words)).count();
+    let of = |(words, what): &(&str, &str)| (format!("{what} by {node}"), count(words));
+    SAID.iter().map(of).filter(|(_, n)| *n > 0).map(|(what, n)| (what, n.to_string())).collect()
 }
 
 fn items(list: &Value) -> impl Iterator<Item = (&str, &Value)> {
@@ -102,5 +110,16 @@ mod tests {
         let after: Counts = restarts(&pods(2)).into_iter().chain(ready_since(&node("False"))).collect();
         assert_eq!(between(&before, &after), ["n Ready: True since t, then False since t", "restarts of a: 2, then 3"]);
         assert_eq!(between(&before, &Counts::new()).len(), 2);
+    }
+
+    #[test]
+    fn what_a_load_balancer_says_is_counted() {
+        let lines =
+            ["[2.1] node: started/m is down: its connections are cut", "[2.3] node: holds the virtual IP 10.0.0.1"];
+        let lines = [lines.to_vec(), vec![lines[0], "[9.0] node: reaches masters again"]].concat();
+        let counts = said("lb-1", &lines.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        let expected = [("a master taken for dead by lb-1", "2"), ("virtual IP taken by lb-1", "1")];
+        assert_eq!(counts, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert!(said("lb-2", &[]).is_empty());
     }
 }
