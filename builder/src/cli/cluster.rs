@@ -188,7 +188,7 @@ here its disk goes with it."
         /// How far: +20m, -1h, +730d
         #[arg(value_parser = step, allow_hyphen_values = true)]
         by: Step,
-        /// The nodes; without any, all
+        /// The nodes; without any, all that are on
         nodes: Vec<String>,
         /// Of which cluster.
         #[command(flatten)]

@@ -42,7 +42,7 @@ pub(crate) enum Request {
     Reboot { nodes: Vec<String>, hard: bool },
     /// A signal for a service's processes.
     Signal { node: String, service: String, signal: ServiceSignal },
-    /// A clock jumps, by seconds.
+    /// Clocks jump, by seconds; of all nodes that are on where none is named.
     Clock { nodes: Vec<String>, seconds: i64 },
     /// The description changed: nodes that are new get a place, and what they need is forwarded.
     Reload { images: PathBuf },

@@ -158,8 +158,8 @@ impl Keeper {
             Request::Reboot { nodes, hard: true } => nodes.iter().try_for_each(|n| c.reset(n)),
             Request::Reboot { nodes, hard: false } => nodes.iter().try_for_each(|n| c.reboot(n)),
             Request::Clock { nodes, seconds } => {
-                let all = c.names();
-                for node in if nodes.is_empty() { &all } else { &nodes } {
+                let on = c.names().into_iter().filter(|n| nodes.is_empty() && c.is_on(n)).collect::<Vec<_>>();
+                for node in nodes.iter().chain(&on) {
                     c.vm(node)?.voice.say(&ToNode::Clock { seconds })?;
                     c.note(node, &format!("clock {seconds:+} s"));
                 }
