@@ -39,7 +39,7 @@ test: check image
 soak: check image
 	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
 	QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
-	  $(CLAIMS) --test-threads=1 --nocapture --include-ignored first_boot:: faults:: stacked:: topologies:: apply:: kubernetes:: worker:: lb_masters:: cli::
+	  $(CLAIMS) --test-threads=1 --nocapture --include-ignored first_boot:: faults:: stacked:: topologies:: apply:: kubernetes:: lb_masters:: cli::
 	$(QUORATE) chaos examples/stacked.toml --again
 	$(QUORATE) chaos examples/external.toml --again
 	$(QUORATE) chaos examples/compact.toml --again

@@ -50,7 +50,7 @@ pub fn description() -> String {
 pub fn balanced() -> Cluster {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
     let up = ["--only", NODES, "--dilation", DILATION];
-    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &up, RESTORED);
+    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &up, NODES.split(',').count(), RESTORED);
     wait_served(&cluster);
     holder(&cluster);
     cluster

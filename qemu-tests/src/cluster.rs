@@ -56,7 +56,12 @@ pub struct Saved {
 impl Cluster {
     /// With this description; nothing runs yet.
     pub fn new(description: &str) -> Self {
-        let turn = Turn::for_nodes_of(description);
+        Self::where_run(description.matches("[[node]]").count(), description)
+    }
+
+    /// The same where no more than so many of its nodes run at a time.
+    fn where_run(nodes: usize, description: &str) -> Self {
+        let turn = Turn::for_nodes(nodes);
         let dir = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a directory");
         std::fs::write(dir.path().join("cluster.toml"), description).expect("written");
         Self { dir, _turn: turn }
@@ -71,15 +76,22 @@ impl Cluster {
     /// The same at another factor, for those who add to it.
     pub fn booted_at(most: f64) -> Self {
         static BOOTED: OnceLock<Saved> = OnceLock::new();
-        Self::restored(&BOOTED, "three", &three(), &[], most)
+        Self::restored(&BOOTED, "three", &three(), &[], 3, most)
     }
 
     /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
-    /// most.
-    pub fn restored(saved: &OnceLock<Saved>, name: &str, description: &str, up: &[&str], most: f64) -> Self {
+    /// most, who has no more than so many `nodes` run at a time.
+    pub fn restored(
+        saved: &OnceLock<Saved>,
+        name: &str,
+        description: &str,
+        up: &[&str],
+        nodes: usize,
+        most: f64,
+    ) -> Self {
         // Whoever waits for the boot holds no cores meanwhile.
         let Saved { kept: first, factor } = saved.get_or_init(|| {
-            let cluster = Self::new(description);
+            let cluster = Self::where_run(nodes, description);
             cluster.up(up);
             let factor = cluster.clock().factor();
             cluster.ok(&["save", "booted"]);
@@ -93,7 +105,7 @@ impl Cluster {
             cluster.end();
             Saved { kept, factor }
         });
-        let cluster = Self::new(description);
+        let cluster = Self::where_run(nodes, description);
         for part in ["demo.secrets", "demo.seed"] {
             copy(&first.join(part), &cluster.dir.path().join(part));
         }

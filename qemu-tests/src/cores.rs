@@ -21,9 +21,9 @@ impl Turn {
         Self::of(2)
     }
 
-    /// Waits for the cores that a cluster of this description needs: one node has one, more nodes have both.
-    pub fn for_nodes_of(description: &str) -> Self {
-        Self::of(description.matches("[[node]]").count().clamp(1, 2))
+    /// Waits for the cores that so many nodes need: one node has one, more nodes have both.
+    pub fn for_nodes(nodes: usize) -> Self {
+        Self::of(nodes.clamp(1, 2))
     }
 
     /// A test that failed poisons nothing: each has a directory of its own.

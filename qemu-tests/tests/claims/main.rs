@@ -24,4 +24,3 @@ mod seed_url;
 mod stacked;
 mod state_disk;
 mod topologies;
-mod worker;

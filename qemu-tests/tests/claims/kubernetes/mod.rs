@@ -1,7 +1,8 @@
 //! One node that is everything, with a virtual IP too, is a Kubernetes on which what people do works; booted once, restored for
-//! each test.
+//! each test. A second that is a worker only joins it where a test wants one.
 
 mod renewal;
+mod worker;
 
 use qemu_tests::cluster::{Cluster, Saved};
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
@@ -19,27 +20,30 @@ const SOON: Duration = Duration::from_secs(30);
 /// From power on to Ready.
 const BOOT: Duration = Duration::from_secs(60);
 
-/// The compact example's first node alone, a worker too. Its certificates outlive every test but `renewal.rs`.
+/// The compact example's first node, which is a worker too, and its worker, which does not start. Certificates outlive every test
+/// but `renewal.rs`.
 fn description() -> String {
     let text = read(&checkout().join("examples/compact.toml"));
-    let first = text.find("[[node]]").expect("a node");
-    let second = first + text[first + 1..].find("[[node]]").expect("another") + 1;
-    let rest = text.find("[lab]").expect("a [lab] section");
-    let node = text[first..second].replace("\"lb\"]", "\"lb\", \"worker\"]");
-    format!("{}{node}[pki]\nleaf_minutes = {}\n\n{}", &text[..first], renewal::LEAF_MINUTES, &text[rest..])
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("no {what}"));
+    let node = |name: &str| at(&format!("[[node]]\nname = \"{name}\""));
+    let first = text[node("node-1")..node("node-2")].replace("\"lb\"]", "\"lb\", \"worker\"]");
+    let worker = &text[node("worker-1")..at("[lab]")];
+    let pki = format!("[pki]\nleaf_minutes = {}\n\n", renewal::LEAF_MINUTES);
+    format!("{}{first}{worker}{pki}{}", &text[..node("node-1")], &text[at("[lab]")..])
 }
 
 fn alone() -> (Cluster, Kubectl) {
-    alone_at(RESTORED)
+    restored(1, RESTORED)
 }
 
-fn alone_at(factor: f64) -> (Cluster, Kubectl) {
+/// No more than so many nodes run, at this many host seconds per guest second.
+fn restored(nodes: usize, factor: f64) -> (Cluster, Kubectl) {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
     // Its image is one that a user made of ours. It lies with the build, as what was booted does.
     static IMAGES: OnceLock<String> = OnceLock::new();
     let images = IMAGES.get_or_init(|| with_the_box("universal", &checkout().join("target/own")).display().to_string());
-    let up = ["--dilation", DILATION, "--timeout", "120s", "--images", images];
-    let cluster = Cluster::restored(&BOOTED, "alone", &description(), &up, factor);
+    let up = ["--only", "node-1", "--dilation", DILATION, "--timeout", "120s", "--images", images];
+    let cluster = Cluster::restored(&BOOTED, "alone", &description(), &up, nodes, factor);
     let kubectl = Kubectl::of(&cluster);
     kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
     (cluster, kubectl)
@@ -303,6 +307,33 @@ fn a_stop_in_order() {
     let text = console();
     let order = ["kubelet stopped", "containerd stopped", "etcd stopped"].map(|w| text.find(w).expect(w));
     assert!(order.is_sorted(), "{text}");
+}
+
+#[test]
+fn a_kubelet_that_cannot_start_says_why() {
+    let (cluster, kubectl) = alone();
+    kubectl.apply(&program());
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "privileged" });
+    kubectl.apply(
+        &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default", "labels": labels } }),
+    );
+    let root = json!({ "runAsUser": 0 });
+    let container =
+        json!({ "volumeMounts": [{ "name": "kubelet", "mountPath": "/kubelet" }], "securityContext": root });
+    let volumes = [json!({ "name": "kubelet", "hostPath": { "path": "/var/lib/kubelet" } })];
+    kubectl.apply(&workload("Deployment", "vandal", &template("vandal", &["idle"], &container, &volumes), &json!({})));
+    let pod = kubectl.pods("vandal", 1, SOON).remove(0).1;
+    kubectl.ok(&["exec", &pod, "--", "/box/quorate-box", "write", "/kubelet/cpu_manager_state", "nonsense"]);
+    cluster.ok(&["signal", "node-1", "kubelet", "kill"]);
+    cluster.wait_for("node-1", "tries of its kubelet", BOOT, |n| {
+        let services = n["services"].as_array().cloned().unwrap_or_default();
+        let kubelet = services.into_iter().find(|s| s["name"] == "kubelet").unwrap_or_default();
+        n["state"] == "waiting" && kubelet["restarts"].as_u64() > Some(1)
+    });
+    let status = cluster.ok(&["status", "--local"]);
+    assert!(status.contains("kubelet (not ready)"), "{status}");
+    let log = cluster.ok(&["logs", "node-1"]);
+    assert!(log.contains("checkpoint"), "PID 1 has its last words: {log}");
 }
 
 /// What was made after the snapshot is gone, what was there before is there, and whoever watches goes on: a deployment that is

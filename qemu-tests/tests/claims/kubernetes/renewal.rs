@@ -108,7 +108,7 @@ fn around(
 /// Two thirds of their life, twice: the first certificates have ended then, the apiserver's and those of whoever asks it.
 #[test]
 fn two_renewals_of_a_kubernetes_at_its_virtual_ip() {
-    let (cluster, kubectl) = super::alone_at(RESTORED);
+    let (cluster, kubectl) = super::restored(1, RESTORED);
     // Clients believe their own clock, which does not jump: the nodes' begins 75 minutes behind it and ends 45 ahead, so that
     // each certificate in its turn is good by both. A clock that is set back behind a certificate's making renews it; in two
     // steps, because one that is not good yet is none for HAProxy's checks.
