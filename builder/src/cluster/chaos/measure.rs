@@ -3,6 +3,7 @@
 //! acknowledged before it asked has found a lost write, or a read that goes back in time. A write that was given up may still
 //! arrive: it names the version that it changes, so that it never replaces a newer one.
 
+use super::rows::Asked;
 use super::watch::{self, Seen};
 use anyhow::{Context, Result};
 use lab::clock::Clock;
@@ -20,9 +21,9 @@ const READERS: usize = 4;
 const WRITERS: usize = 2;
 /// Between the requests of one client, guest time: 120 a second together, each with a TLS handshake, is what emulated masters
 /// bear beside a boot ...
-pub(super) const MUCH: Duration = Duration::from_millis(50);
+const MUCH: Duration = Duration::from_millis(50);
 /// ... and where they are to have hardly anything to do: enough to see that they are there.
-pub(super) const LITTLE: Duration = Duration::from_secs(1);
+const LITTLE: Duration = Duration::from_secs(1);
 /// A request that is not answered within this has failed, guest time: short, because whoever waits for somebody who is gone
 /// does not see that another answers already; long enough for an emulated master that is busy.
 pub(super) const PATIENCE: Duration = Duration::from_millis(300);
@@ -149,8 +150,12 @@ pub(super) fn prepare(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Asks and writes while `act` is done, each client once in `every`, guest time.
-pub(super) fn around(client: &Client, clock: Clock, every: Duration, act: impl FnOnce() -> Result<()>) -> Result<Told> {
+/// Asks and writes while `act` is done.
+pub(super) fn around(client: &Client, clock: Clock, asked: Asked, act: impl FnOnce() -> Result<()>) -> Result<Told> {
+    let every = match asked {
+        Asked::Much => MUCH,
+        Asked::Little => LITTLE,
+    };
     let stop = AtomicBool::new(false);
     let over = AtomicBool::new(false);
     let acknowledged: [AtomicU64; WRITERS] = Default::default();

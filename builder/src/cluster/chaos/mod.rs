@@ -37,7 +37,7 @@ use lab::clock::Clock;
 use lab::probe::api::Client;
 use lab::switch::Faults;
 use report::Results;
-use rows::{Asked, Notice, Row, Step, Whom};
+use rows::{Notice, Row, Step, Whom};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -211,11 +211,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     let (mut last, mut noticed, mut healthy) = (began, None, Duration::ZERO);
     let mut struck = None;
     let mut marks: Vec<timeline::Mark> = Vec::new();
-    let every = match row.asked {
-        Asked::Much => measure::MUCH,
-        Asked::Little => measure::LITTLE,
-    };
-    let mut told = measure::around(&client, clock, every, || {
+    let mut told = measure::around(&client, clock, row.asked, || {
         let mut mark = |text: String| marks.push((clock.guest(began.elapsed()), text));
         // How long nothing is done, not a wait for an event.
         std::thread::sleep(clock.host(CALM));

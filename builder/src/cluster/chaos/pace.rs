@@ -49,7 +49,7 @@ pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f6
         let clock = Clock::new(now.dilation)?;
         let client = administrator(spec, own, &now, measure::PATIENCE)?;
         // How long nothing is done, not a wait for an event.
-        let told = measure::around(&client, clock, measure::MUCH, || {
+        let told = measure::around(&client, clock, Asked::Much, || {
             std::thread::sleep(clock.host(TRIAL));
             Ok(())
         });
@@ -87,6 +87,12 @@ mod tests {
         for wrong in [0.0, -5.0, 1000.0, f64::NAN, f64::INFINITY] {
             of_boot(wrong).expect_err("no clock goes so");
         }
+    }
+
+    #[test]
+    fn a_row_in_which_nobody_asks_much_goes_on_more_quickly() {
+        let of = |name: &str, borne| of_row(super::super::rows::named(&[name.into()]).expect("a row")[0], borne);
+        assert_eq!((of("quiet", 40.0), of("idle", 40.0), of("idle", 2.0)), (40.0, 12.0, 1.0));
     }
 
     #[test]

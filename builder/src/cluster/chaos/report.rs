@@ -1,7 +1,7 @@
 //! What is kept of the rows that were run (`results.json` beside the cluster), and the table that is shown.
 
 use super::measure::Figures;
-use super::rows::{QUIET, Row};
+use super::rows::Row;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,7 +95,7 @@ impl Results {
 
     /// What changed in rows in which nothing is done.
     pub(crate) fn alarms(&self, rows: &[&Row]) -> Vec<String> {
-        let quiet = rows.iter().filter(|r| QUIET.contains(&r.name)).filter_map(|r| self.of(r.name));
+        let quiet = rows.iter().filter(|r| r.is_quiet()).filter_map(|r| self.of(r.name));
         quiet.flat_map(|m| m.figures.changed.clone()).collect()
     }
 

@@ -83,6 +83,13 @@ pub(crate) enum Asked {
     Little,
 }
 
+impl Row {
+    /// Whether nothing is done in it, so that nothing may change.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.steps.iter().all(|s| matches!(s, Calm(_)))
+    }
+}
+
 impl Step {
     /// For a timeline.
     pub(crate) fn word(&self) -> String {
@@ -161,9 +168,6 @@ const OFTEN: [Step; CUT_STEPS] = {
     }
     steps
 };
-
-/// Nothing is done in these, and nothing may change.
-pub(crate) const QUIET: &[&str] = &["quiet", "idle"];
 
 /// All of it.
 pub(crate) const ROWS: &[Row] = &[
@@ -298,8 +302,7 @@ mod tests {
 
     #[test]
     fn rows_in_which_nothing_is_done_are_known() {
-        let calm = |r: &&Row| r.steps.iter().all(|s| matches!(s, Calm(_)));
-        assert_eq!(ROWS.iter().filter(calm).map(|r| r.name).collect::<Vec<_>>(), QUIET);
+        assert_eq!(ROWS.iter().filter(|r| r.is_quiet()).map(|r| r.name).collect::<Vec<_>>(), ["quiet", "idle"]);
     }
 
     #[test]
