@@ -6,7 +6,7 @@ NODE := target/$(TARGET)/node
 QUORATE := target/debug/quorate
 CLUSTER ?= examples/stacked.toml
 # The tests in VMs. A library is built with the features that all packages want which are built together: with another choice
-# of packages than `check` has, half of the libraries would be built once more.
+# of packages than `check` has, a third of the libraries would be built once more.
 CLAIMS := QUORATE_BIN=$(abspath target) cargo test --quiet --workspace --test claims --
 test soak: BESIDE := --workspace --test claims
 
@@ -37,7 +37,7 @@ test: check image
 
 ## make soak    the same claims for hours: thirty cold starts, minutes of bad network, a member minutes late, six to eight nodes of Kubernetes, the fault table
 soak: check image
-	cargo test --quiet -p agent membership::model -- --nocapture --include-ignored
+	cargo test --quiet --workspace membership::model -- --nocapture --include-ignored
 	QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
 	  $(CLAIMS) --test-threads=1 --nocapture --include-ignored first_boot:: faults:: stacked:: topologies:: apply:: kubernetes:: lb_masters:: cli::
 	$(QUORATE) chaos examples/stacked.toml --again

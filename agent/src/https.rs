@@ -15,8 +15,8 @@ pub(crate) fn client(ca: &str, pair: Option<(&str, &str)>, bound: Duration) -> R
         Ok(vec![Certificate::from_pem(&read(path)?).map_err(|e| format!("{path}: {e}"))?.to_owned()])
     };
     let own = |(cert, key): (&str, &str)| -> Result<ClientCert, String> {
-        let (chain, private) = (certificate(cert)?, PrivateKey::from_pem(&read(key)?));
-        let private = private.map_err(|e| format!("{key}: {e}"))?;
+        let chain = certificate(cert)?;
+        let private = PrivateKey::from_pem(&read(key)?).map_err(|e| format!("{key}: {e}"))?;
         are_a_pair(&chain, &private).map_err(|e| format!("{cert} and {key}: {e}"))?;
         Ok(ClientCert::new_with_certs(&chain, private))
     };
@@ -35,6 +35,7 @@ pub(crate) fn client(ca: &str, pair: Option<(&str, &str)>, bound: Duration) -> R
     Ok(ureq::Agent::with_parts(config, connector, crate::net::dns::Resolver))
 }
 
+/// An error where the key is another's.
 fn are_a_pair(chain: &[Certificate<'_>], key: &PrivateKey<'_>) -> Result<(), String> {
     let chain = chain.iter().map(|c| CertificateDer::from(c.der()).into_owned()).collect();
     let key = PrivateKeyDer::try_from(key.der())?.clone_key();

@@ -2,8 +2,8 @@
 //!
 //! An apiserver without etcd ends after a while and is restarted ever later, and so do the others without an apiserver. So
 //! each manifest is moved to where the kubelet looks only then: the apiserver's when etcd answers, the others' when the
-//! apiserver of this node is ready. (When it only listens the API refuses their mirror pods, which are missing for a minute
-//! then, and the nodes are Ready 0.3 s earlier.)
+//! apiserver of this node is ready. (When it only listens it may refuse their mirror pods: one was missing when all else
+//! was ready then, and that 0.3 s earlier.)
 //!
 //! Three apiservers that start at the same moment on an empty etcd all create the same objects, and stall each other: the
 //! first master goes ahead, the others follow when it listens, or after a bound.
