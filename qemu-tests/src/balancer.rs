@@ -23,6 +23,15 @@ const RESTORED: f64 = 5.0;
 const CLIENTS: usize = 4;
 const EVERY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(100);
+/// What a load balancer says when it weighs less for want of masters.
+pub const LOST: &str = "reaches no master";
+/// What it says when it weighs as much as before.
+pub const BACK: &str = "reaches masters again";
+/// Every check of masters that answer has succeeded within this, and a load balancer without masters said so; twice what it
+/// takes. Guest time.
+const CHECKED: Duration = Duration::from_secs(1);
+/// It is forgiven within this (guest time).
+const FORGIVEN: Duration = Duration::from_secs(10);
 /// One load balancer alone holds the virtual IP within this (guest time).
 const AGREED: Duration = Duration::from_secs(5);
 /// A stand-in answers its control port within this (guest time).
@@ -50,10 +59,24 @@ pub fn description() -> String {
 pub fn balanced() -> Cluster {
     static BOOTED: OnceLock<Saved> = OnceLock::new();
     let up = ["--only", NODES, "--dilation", DILATION];
-    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &up, NODES.split(',').count(), RESTORED);
+    let nodes = NODES.split(',').count();
+    let cluster = Cluster::restored(&BOOTED, "balanced", &description(), &up, nodes, RESTORED, settled);
     wait_served(&cluster);
     holder(&cluster);
     cluster
+}
+
+/// A load balancer that was up before the masters weighs less until it is forgiven (agent/src/lb/watch.rs), and the virtual IP
+/// moves on account of that: here it has.
+fn settled(cluster: &Cluster) {
+    wait_served(cluster);
+    // The checks of the one that does not serve may not have seen the masters yet, and nothing tells when they have.
+    std::thread::sleep(cluster.clock().host(CHECKED));
+    cluster.until("each load balancer reaches masters", FORGIVEN, || {
+        let count = |node: &str, what: &str| said(cluster, node).iter().filter(|line| line.contains(what)).count();
+        ["lb-1", "lb-2"].iter().all(|node| count(node, LOST) == count(node, BACK)).then_some(())
+    });
+    holder(cluster);
 }
 
 /// A client of the API that is as patient as those of a probe.

@@ -76,11 +76,11 @@ impl Cluster {
     /// The same at another factor, for those who add to it.
     pub fn booted_at(most: f64) -> Self {
         static BOOTED: OnceLock<Saved> = OnceLock::new();
-        Self::restored(&BOOTED, "three", &three(), &[], 3, most)
+        Self::restored(&BOOTED, "three", &three(), &[], 3, most, |_| ())
     }
 
-    /// A cluster that is up: booted once per `saved`, restored for every caller with `most` host seconds per guest second at
-    /// most, who has no more than so many `nodes` run at a time.
+    /// A cluster that is up: booted once per `saved` and kept when it has `settled`, restored for every caller with `most` host
+    /// seconds per guest second at most, who has no more than so many `nodes` run at a time.
     pub fn restored(
         saved: &OnceLock<Saved>,
         name: &str,
@@ -88,11 +88,13 @@ impl Cluster {
         up: &[&str],
         nodes: usize,
         most: f64,
+        settled: impl FnOnce(&Self),
     ) -> Self {
         // Whoever waits for the boot holds no cores meanwhile.
         let Saved { kept: first, factor } = saved.get_or_init(|| {
             let cluster = Self::where_run(nodes, description);
             cluster.up(up);
+            settled(&cluster);
             let factor = cluster.clock().factor();
             cluster.ok(&["save", "booted"]);
             let nodes = cluster.status().expect("it is up")["nodes"].as_array().cloned().expect("nodes");

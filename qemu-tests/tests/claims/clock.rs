@@ -1,7 +1,7 @@
 //! A guest's second is what the lab says it is: the guest's clock against the host's over a minute, idle and busy.
 
 use lab::vm::Vm;
-use qemu_tests::{BOOT, Node, READY, SOON};
+use qemu_tests::{BOOT, Node, READY};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,19 @@ use std::time::{Duration, Instant};
 const OFF: f64 = 0.02;
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// The kernel answers SysRq within this (guest time); where it does not, it missed the break or the key (seen once in some
+/// hundred runs, on a busy machine), and is asked again. The second break of two in a row counts as none, so twice may not do.
+const ANSWER: Duration = Duration::from_secs(3);
+const TRIES: usize = 4;
+
 /// The guest's own time, now: the kernel stamps what it prints when SysRq asks it for help.
 fn guest_now(vm: &mut Vm) -> (f64, Instant) {
-    vm.sysrq('h').expect("typed");
-    let line = vm.wait_for("sysrq: HELP", SOON).expect("answered");
-    let now = Instant::now();
+    let mut ask = || {
+        vm.sysrq('h').expect("typed");
+        vm.wait_for("sysrq: HELP", ANSWER).map(|line| (line, Instant::now()))
+    };
+    let answered = (1..TRIES).find_map(|_| ask().ok());
+    let (line, now) = answered.unwrap_or_else(|| ask().expect("answered"));
     let stamp = line.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
     (stamp.parse().unwrap_or_else(|_| panic!("a time in {line}")), now)
 }

@@ -1,7 +1,7 @@
 //! The virtual IP moves: whatever becomes of the load balancer that holds it, clients that ask again get an answer, and
 //! afterwards one node holds it, once. Gaps are printed in guest time; `make bench` measures them.
 
-use qemu_tests::balancer::{Probe, Seen, balanced, description, holder, holds, said, wait_served};
+use qemu_tests::balancer::{BACK, LOST, Probe, Seen, balanced, description, holder, holds, said, wait_served};
 use qemu_tests::cluster::Cluster;
 use std::time::{Duration, Instant};
 
@@ -143,8 +143,6 @@ fn keepalived_is_killed_and_leaves_nothing_behind() {
 fn a_holder_that_reaches_no_master_is_relieved_and_nobody_flaps_when_there_is_none() {
     let cluster = balanced();
     let (first, second) = holder(&cluster);
-    const LOST: &str = "reaches no master";
-    const BACK: &str = "reaches masters again";
     // Both may have come up before the masters.
     let both = |what: &str| [first, second].map(|node| count(&cluster, node, what));
     let ([lost, _], [back, _]) = (both(LOST), both(BACK));

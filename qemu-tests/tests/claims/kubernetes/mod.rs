@@ -43,7 +43,7 @@ fn restored(nodes: usize, factor: f64) -> (Cluster, Kubectl) {
     static IMAGES: OnceLock<String> = OnceLock::new();
     let images = IMAGES.get_or_init(|| with_the_box("universal", &checkout().join("target/own")).display().to_string());
     let up = ["--only", "node-1", "--dilation", DILATION, "--timeout", "120s", "--images", images];
-    let cluster = Cluster::restored(&BOOTED, "alone", &description(), &up, nodes, factor);
+    let cluster = Cluster::restored(&BOOTED, "alone", &description(), &up, nodes, factor, |_| ());
     let kubectl = Kubectl::of(&cluster);
     kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
     (cluster, kubectl)
