@@ -12,23 +12,34 @@ use crate::channel::Channel;
 use crate::clock::now;
 use contract::control::condition::API;
 use contract::node::NodeConfig;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Asked this often.
 const ASK: Duration = Duration::from_millis(250);
 /// Masters need some seconds to boot.
 const QUIET: Duration = Duration::from_secs(15);
+/// Those that answer first need some more until they know the nodes' tokens.
+const TOKENS: Duration = Duration::from_secs(5);
 
 /// Says `done` once.
 pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     let mut told = Told::new(channel, QUIET);
     let mut enrolment = Enrolment::new(config)?;
+    let mut answered: Option<Instant> = None;
     while !is_enrolled(now()) {
         match Api::with_token(config).map_err(Failure::Other).and_then(|api| enrolment.go_on(&api, now())) {
             Ok(None) => {}
             Ok(Some(waits)) => told.say(format!("the kubelet waits: {waits}"))?,
             Err(Failure::Unauthorized) => {
+                if answered.get_or_insert_with(Instant::now).elapsed() >= TOKENS {
+                    told.speak();
+                }
                 told.say("the kubelet waits: the API does not know this node's token (yet)".into())?;
+            }
+            Err(Failure::Stranger(e)) => {
+                // Nothing that masters do while they boot.
+                told.speak();
+                told.say(format!("the kubelet waits for the API: {e}"))?;
             }
             Err(e) => told.say(format!("the kubelet waits for the API: {e}"))?,
         }

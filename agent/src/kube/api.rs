@@ -5,6 +5,7 @@ use contract::kube;
 use contract::node::NodeConfig;
 use contract::paths::PKI;
 use contract::ports::API;
+use rustls::CertificateError;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub(super) enum Failure {
     Forbidden,
     /// Who asks is not known.
     Unauthorized,
+    /// Who answers has no certificate of this cluster's CA; in the transport's words.
+    Stranger(String),
     /// Anything else, in the server's words or the transport's.
     Other(String),
 }
@@ -38,7 +41,7 @@ impl std::fmt::Display for Failure {
             Self::NotFound => f.write_str("there is no such thing"),
             Self::Forbidden => f.write_str("that is forbidden"),
             Self::Unauthorized => f.write_str("the credentials are not known"),
-            Self::Other(text) => f.write_str(text),
+            Self::Stranger(text) | Self::Other(text) => f.write_str(text),
         }
     }
 }
@@ -167,8 +170,16 @@ fn other(e: &dyn std::fmt::Display) -> Failure {
     Failure::Other(named(&e.to_string()))
 }
 
+/// What no waiting cures; a certificate's time may be this node's clock, which is set when it hears a time server.
+fn is_of_another_ca(e: &ureq::Error) -> bool {
+    let ureq::Error::Io(e) = e else { return false };
+    let tls = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let certificate = tls.and_then(|e| if let rustls::Error::InvalidCertificate(why) = e { Some(why) } else { None });
+    certificate.is_some_and(|why| matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature))
+}
+
 fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-    let response = sent.map_err(|e| other(&e))?;
+    let response = sent.map_err(|e| if is_of_another_ca(&e) { Failure::Stranger(e.to_string()) } else { other(&e) })?;
     let status = response.status();
     let text = response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map_err(|e| other(&e))?;
     match status.as_u16() {
@@ -191,7 +202,57 @@ fn message(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::message;
+    use super::{Failure, answer, message};
+    use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn ca() -> (String, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.self_signed(&key).expect("a CA").pem(), Issuer::new(params, key))
+    }
+
+    /// Turns one client away as somebody whom it does not know.
+    fn apiserver(ca: &Issuer<'static, KeyPair>) -> SocketAddr {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["127.0.0.1".into()]).expect("a name");
+        let chain = vec![params.signed_by(&key, ca).expect("signed").der().clone()];
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let tls = ServerConfig::builder_with_provider(crate::pki::provider()).with_safe_default_protocol_versions();
+        let tls = tls.expect("versions").with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut stream = StreamOwned::new(ServerConnection::new(Arc::new(tls)).expect("ready"), stream);
+            // One that does not believe it goes in the handshake.
+            if stream.read(&mut [0; 4096]).is_ok() {
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").expect("answered");
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn an_apiserver_of_another_ca_is_told_from_one_that_does_not_know_who_asks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (pem, own) = ca();
+        let path = dir.path().join("ca.crt").display().to_string();
+        std::fs::write(&path, pem).expect("written");
+        let ask = |server: &Issuer<'static, KeyPair>| {
+            let client = crate::https::client(&path, None, Duration::from_secs(5)).expect("a client");
+            answer(client.get(format!("https://{}/", apiserver(server))).call()).expect_err("turned away")
+        };
+        assert_eq!(ask(&own), Failure::Unauthorized);
+        let said = ask(&ca().1);
+        assert!(matches!(&said, Failure::Stranger(e) if e.contains("invalid peer certificate")), "{said:?}");
+    }
 
     #[test]
     fn refusals_in_the_servers_words() {

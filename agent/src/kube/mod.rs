@@ -80,6 +80,11 @@ impl Told {
         Self { channel, last: None, from: Instant::now() + quiet }
     }
 
+    /// From now on whatever there is to say is said: it is no start's.
+    fn speak(&mut self) {
+        self.from = self.from.min(Instant::now());
+    }
+
     fn say(&mut self, text: String) -> Result<(), String> {
         let known = self.last.as_ref().is_some_and(|(t, at)| *t == text && at.elapsed() < TELL);
         if known || Instant::now() < self.from {
