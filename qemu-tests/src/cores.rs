@@ -1,14 +1,19 @@
 //! What two cores bear at a time. All tests are threads of one process, so that whoever needs a core asks here: a test that
-//! waits holds none, and the long boot of one node leaves the other core to a second.
+//! waits holds none, and the long boot of one node leaves the other core to a second. How long each had them is printed: what
+//! `make test` takes is the sum of that (`--nocapture` shows it).
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Free ones.
 static CORES: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
 
 /// One core, or both, given back with this value.
 #[derive(Debug)]
-pub struct Turn(usize);
+pub struct Turn {
+    cores: usize,
+    since: Instant,
+}
 
 impl Turn {
     /// Waits for a core: one VM has one processor.
@@ -31,13 +36,15 @@ impl Turn {
         let free = CORES.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = CORES.1.wait_while(free, |f| *f < cores).unwrap_or_else(PoisonError::into_inner);
         *free -= cores;
-        Self(cores)
+        Self { cores, since: Instant::now() }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *CORES.0.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        *CORES.0.lock().unwrap_or_else(PoisonError::into_inner) += self.cores;
         CORES.1.notify_all();
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        println!("{test} had {} of 2 cores for {:.0} s", self.cores, self.since.elapsed().as_secs_f64());
     }
 }

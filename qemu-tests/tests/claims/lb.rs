@@ -87,6 +87,11 @@ fn the_holder_is_cut_off_and_comes_back() {
     wait_until(&cluster, "one gave it up", || holds(&cluster, first) != holds(&cluster, second));
     probe.more(&cluster, 40);
     assert!(probe.stop().tell("both held it, and met") < OUTAGE);
+    // They have been through a pause, too: that of the snapshot.
+    for node in [first, second] {
+        let log = cluster.ok(&["logs", node, "keepalived"]);
+        assert!(!log.contains("died: Respawning"), "the kernel killed it:\n{log}");
+    }
 }
 
 #[test]
