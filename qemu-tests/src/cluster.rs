@@ -46,6 +46,12 @@ pub fn of(members: usize) -> String {
     format!("{nodes}{}\n[lab]{lab}", more.collect::<String>())
 }
 
+/// How many nodes `cluster up` boots with these options.
+fn booted(description: &str, up: &[&str]) -> usize {
+    let only = up.iter().skip_while(|o| **o != "--only").nth(1);
+    only.map_or_else(|| description.matches("[[node]]").count(), |names| names.split(',').count())
+}
+
 /// A cluster that was booted, and is kept for whoever wants it restored.
 #[derive(Debug)]
 pub struct Saved {
@@ -56,7 +62,7 @@ pub struct Saved {
 impl Cluster {
     /// With this description; nothing runs yet.
     pub fn new(description: &str) -> Self {
-        Self::where_run(description.matches("[[node]]").count(), description)
+        Self::where_run(booted(description, &[]), description)
     }
 
     /// The same where no more than so many of its nodes run at a time.
@@ -92,7 +98,7 @@ impl Cluster {
     ) -> Self {
         // Whoever waits for the boot holds no cores meanwhile.
         let Saved { kept: first, factor } = saved.get_or_init(|| {
-            let cluster = Self::where_run(nodes, description);
+            let cluster = Self::where_run(booted(description, up), description);
             cluster.up(up);
             settled(&cluster);
             let factor = cluster.clock().factor();

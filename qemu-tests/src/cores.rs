@@ -1,12 +1,41 @@
 //! What two cores bear at a time. All tests are threads of one process, so that whoever needs a core asks here: a test that
 //! waits holds none, and the long boot of one node leaves the other core to a second. How long each had them is printed: what
 //! `make test` takes is the sum of that (`--nocapture` shows it).
+//!
+//! Who takes one core is let in before who takes both, and the longest first: otherwise the last of them would have one core
+//! for minutes while the other is idle.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Free ones.
-static CORES: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
+const CORES: usize = 2;
+/// The beginnings of the longest tests' names, the longest first.
+const LONGEST: [&str; 3] = ["kubernetes::renewal::", "kubernetes::", "clock::"];
+
+static GATE: (Mutex<Gate>, Condvar) = (Mutex::new(Gate { free: CORES, waiting: Vec::new() }), Condvar::new());
+
+#[derive(Debug)]
+struct Gate {
+    free: usize,
+    /// The places in the order of those who wait.
+    waiting: Vec<usize>,
+}
+
+impl Gate {
+    fn is_open(&self, cores: usize, place: usize) -> bool {
+        self.free >= cores && self.waiting.iter().all(|other| *other >= place)
+    }
+}
+
+/// Its place in the order; several may have the same.
+fn place(test: &str, cores: usize) -> usize {
+    let long = LONGEST.iter().position(|name| test.starts_with(name)).unwrap_or(LONGEST.len());
+    if cores == CORES { LONGEST.len() + 1 } else { long }
+}
+
+fn test() -> String {
+    std::thread::current().name().unwrap_or_default().to_owned()
+}
 
 /// One core, or both, given back with this value.
 #[derive(Debug)]
@@ -23,28 +52,53 @@ impl Turn {
 
     /// Waits for both: builds take what there is.
     pub fn both() -> Self {
-        Self::of(2)
+        Self::of(CORES)
     }
 
     /// Waits for the cores that so many nodes need: one node has one, more nodes have both.
     pub fn for_nodes(nodes: usize) -> Self {
-        Self::of(nodes.clamp(1, 2))
+        Self::of(nodes.clamp(1, CORES))
     }
 
     /// A test that failed poisons nothing: each has a directory of its own.
     fn of(cores: usize) -> Self {
-        let free = CORES.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = CORES.1.wait_while(free, |f| *f < cores).unwrap_or_else(PoisonError::into_inner);
-        *free -= cores;
+        let place = place(&test(), cores);
+        let mut gate = GATE.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.waiting.push(place);
+        let mut gate = GATE.1.wait_while(gate, |g| !g.is_open(cores, place)).unwrap_or_else(PoisonError::into_inner);
+        gate.free -= cores;
+        if let Some(own) = gate.waiting.iter().position(|other| *other == place) {
+            gate.waiting.swap_remove(own);
+        }
+        // Whoever had to let this one go first may have the other core.
+        GATE.1.notify_all();
         Self { cores, since: Instant::now() }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *CORES.0.lock().unwrap_or_else(PoisonError::into_inner) += self.cores;
-        CORES.1.notify_all();
-        let test = std::thread::current().name().unwrap_or_default().to_owned();
-        println!("{test} had {} of 2 cores for {:.0} s", self.cores, self.since.elapsed().as_secs_f64());
+        GATE.0.lock().unwrap_or_else(PoisonError::into_inner).free += self.cores;
+        GATE.1.notify_all();
+        println!("{} had {} of {CORES} cores for {:.0} s", test(), self.cores, self.since.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_that_take_one_core_are_first_and_who_takes_both_is_last() {
+        let order =
+            ["kubernetes::renewal::two", "kubernetes::power_is_lost", "clock::a", "damage::b"].map(|t| place(t, 1));
+        assert!(order.is_sorted() && order[3] < place("kubernetes::worker::c", 2));
+        let gate = |free, waiting: &[usize]| Gate { free, waiting: waiting.to_vec() };
+        let (single, both) = (order[3], place("lb::d", 2));
+        assert!(gate(1, &[single, both]).is_open(1, single));
+        assert!(!gate(2, &[single, both]).is_open(2, both), "a core would be idle afterwards");
+        assert!(!gate(1, &[both]).is_open(2, both), "one is missing");
+        assert!(gate(2, &[both, both]).is_open(2, both));
+        assert!(!gate(0, &[single]).is_open(1, single));
     }
 }
