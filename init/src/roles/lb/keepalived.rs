@@ -20,8 +20,9 @@ const TELL_S: u32 = 1;
 /// Of the kernel's real-time scheduler (sched(7)): a busy node must not miss its own advertisements.
 const REAL_TIME: u32 = 50;
 /// It may run for so long without ever waiting, in microseconds of its processor's time; then the kernel kills it (RLIMIT_RTTIME,
-/// getrlimit(2)). Keepalived's own 10 ms are three ticks: a virtual machine that was paused, moved or not scheduled for a
-/// moment makes up for them at once, and the virtual IP moved for nothing. Its peers notice one that spins after 0.3 s.
+/// getrlimit(2)). Keepalived's own 10 ms are three of the kernel's ticks: on nodes that a snapshot had brought back, whose
+/// emulator had everything to translate anew, that was over in three of four tries, and the virtual IP moved for nothing.
+/// Peers notice one that spins after 0.3 s.
 const RUNS_AT_MOST: u32 = 1_000_000;
 
 /// The file; none where there is no virtual IP.
