@@ -2,14 +2,23 @@
 //! the same factor. Its timeouts then fire when they would on real hardware, and its seconds mean something.
 //!
 //! The idea: Gupta et al., "To Infinity and Beyond: Time-Warped Network Emulation", NSDI 2006. The means: QEMU takes its
-//! virtual clock from `clock_gettime`, which libfaketime (Debian package `faketime`) scales.
+//! virtual clock from `clock_gettime`, which libfaketime (Debian package `faketime`) scales, and `ppoll.c` what libfaketime
+//! leaves out.
 
-use anyhow::{Result, ensure};
+use crate::command::{PRELOAD_FD, inherit};
+use anyhow::{Context, Result, ensure};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// libfaketime for threaded programs, where Debian puts it.
 pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// `ppoll.c`, compiled.
+const PPOLL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ppoll.so"));
 
 /// Converts between the guest's time and the host's. Nothing else in the lab does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,13 +52,25 @@ impl Clock {
         host.div_f64(self.factor)
     }
 
-    /// Environment of a QEMU process under this clock.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
+    /// A QEMU process that is started by this command is under this clock.
+    pub(crate) fn rule(&self, command: &mut Command) -> Result<()> {
+        command.envs(self.environment());
+        if self.factor == 1.0 {
+            return Ok(());
+        }
+        // In memory: the loader separates paths by spaces and colons, and a user's directory may have them.
+        let mut object = File::from(memfd_create("ppoll.so", MFdFlags::MFD_CLOEXEC).context("a file in memory")?);
+        object.write_all(PPOLL).context("writing a file in memory")?;
+        inherit(command, &[(object.as_fd(), PRELOAD_FD)])
+    }
+
+    fn environment(&self) -> Vec<(&'static str, String)> {
         if self.factor == 1.0 {
             return Vec::new();
         }
         vec![
-            ("LD_PRELOAD", FAKETIME.to_owned()),
+            ("LD_PRELOAD", format!("/proc/self/fd/{PRELOAD_FD}:{FAKETIME}")),
+            ("QUORATE_DILATION", self.factor.to_string()),
             ("FAKETIME", format!("+0 x{}", 1.0 / self.factor)),
             ("FAKETIME_DONT_RESET", "1".to_owned()),
         ]

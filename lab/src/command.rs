@@ -72,6 +72,8 @@ pub(crate) const QMP_FD: i32 = 9;
 pub(crate) const VOICE_FD: i32 = 10;
 /// Of a cable.
 pub(crate) const LAN_FD: i32 = 11;
+/// Of what its loader loads first.
+pub(crate) const PRELOAD_FD: i32 = 12;
 /// What a child inherits is moved up here first: a descriptor must not lie where another one is to go.
 const ABOVE: i32 = 100;
 

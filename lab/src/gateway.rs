@@ -42,7 +42,8 @@ impl Gateway {
     ) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("making the gateway's monitor channel")?;
         let mut command = Command::new(QEMU);
-        command.args(arguments(forwards, tftp)).envs(clock.environment());
+        command.args(arguments(forwards, tftp));
+        clock.rule(&mut command)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         die_with_parent(&mut command);
         inherit(&mut command, &[(theirs.as_fd(), QMP_FD), (cable.as_fd(), LAN_FD)])?;

@@ -65,7 +65,8 @@ impl Vm {
         };
         let (ours, theirs) = UnixStream::pair().context("making QEMU's monitor channel")?;
         let mut command = Command::new(QEMU);
-        command.args(machine.arguments(saved)).envs(machine.clock.environment());
+        command.args(machine.arguments(saved));
+        machine.clock.rule(&mut command)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
         die_with_parent(&mut command);
         let (voice, their_voice) = UnixStream::pair().context("making the node's voice")?;
