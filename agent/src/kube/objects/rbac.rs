@@ -1,6 +1,7 @@
 //! Who may do what, beside what the apiserver makes itself; and the workers' tokens.
 
 use super::{Object, binding, object};
+use base64::Engine;
 use contract::node::NodeConfig;
 use serde_json::json;
 
@@ -30,15 +31,17 @@ pub(super) fn objects(config: &NodeConfig) -> Vec<Object> {
     let tokens = config.kubernetes().bootstrap_tokens;
     all.extend(tokens.iter().filter_map(|(node, token)| {
         let (id, secret) = token.split_once('.')?;
+        let text = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        // As the API tells it; `stringData` would never be found again.
         let data = json!({
-            "description": format!("the node {node}"),
-            "token-id": id,
-            "token-secret": secret,
-            "usage-bootstrap-authentication": "true",
-            "usage-bootstrap-signing": "false",
-            "auth-extra-groups": BOOTSTRAPPERS,
+            "description": text(&format!("the node {node}")),
+            "token-id": text(id),
+            "token-secret": text(secret),
+            "usage-bootstrap-authentication": text("true"),
+            "usage-bootstrap-signing": text("false"),
+            "auth-extra-groups": text(BOOTSTRAPPERS),
         });
-        let more = json!({ "type": "bootstrap.kubernetes.io/token", "stringData": data });
+        let more = json!({ "type": "bootstrap.kubernetes.io/token", "data": data });
         Some(object("v1", "Secret", &format!("bootstrap-token-{id}"), more))
     }));
     all
