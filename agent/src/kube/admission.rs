@@ -25,13 +25,13 @@ const TOKENS: Duration = Duration::from_secs(5);
 pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> {
     let mut told = Told::new(channel, QUIET);
     let mut enrolment = Enrolment::new(config)?;
-    let mut answered: Option<Instant> = None;
+    let mut unknown: Option<Instant> = None;
     while !is_enrolled(now()) {
         match Api::with_token(config).map_err(Failure::Other).and_then(|api| enrolment.go_on(&api, now())) {
             Ok(None) => {}
             Ok(Some(waits)) => told.say(format!("the kubelet waits: {waits}"))?,
             Err(Failure::Unauthorized) => {
-                if answered.get_or_insert_with(Instant::now).elapsed() >= TOKENS {
+                if unknown.get_or_insert_with(Instant::now).elapsed() >= TOKENS {
                     told.speak();
                 }
                 told.say("the kubelet waits: the API does not know this node's token (yet)".into())?;

@@ -109,8 +109,13 @@ fn host_path(name: &str, path: &str, kind: &str) -> Value {
     json!({ "name": name, "hostPath": { "path": path, "type": kind } })
 }
 
+/// The API leaves `readOnly` out where it is false, and an object is compared with what the API tells.
 fn mount(name: &str, path: &str, read_only: bool) -> Value {
-    json!({ "name": name, "mountPath": path, "readOnly": read_only })
+    let mut mount = json!({ "name": name, "mountPath": path });
+    if read_only {
+        mount["readOnly"] = true.into();
+    }
+    mount
 }
 
 /// A kubeconfig for a pod of the host's network: the API by its endpoint, because the service's address is what kube-proxy
