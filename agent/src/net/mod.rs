@@ -8,6 +8,7 @@ pub(crate) mod dhcp;
 pub(crate) mod dns;
 pub(crate) mod netlink;
 pub(crate) mod plan;
+mod socket;
 
 use crate::channel::Channel;
 use contract::control::ToAgent;

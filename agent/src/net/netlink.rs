@@ -1,10 +1,9 @@
-//! rtnetlink (rtnetlink(7)): a blocking socket with the crate `netlink-packet-route` for the messages.
+//! rtnetlink (rtnetlink(7)), with the crate `netlink-packet-route` for the messages.
 
+use super::socket::Socket;
 use contract::network::Route;
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
@@ -12,16 +11,12 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily as Family, RouteNetlinkMessage};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-};
+use nix::sys::socket::SockProtocol;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
 const GROUPS: u32 = 1 | 0x10 | 0x100;
-/// The kernel's dumps come in pieces of at most 32 KiB.
-const BUFFER: usize = 64 << 10;
 
 /// A link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,65 +31,21 @@ pub(crate) struct Link {
 
 /// A socket.
 #[derive(Debug)]
-pub(crate) struct Netlink {
-    fd: OwnedFd,
-    sequence: u32,
-}
+pub(crate) struct Netlink(Socket);
 
 impl Netlink {
     /// For requests, or to listen to changes.
     pub(crate) fn open(listen: bool) -> Result<Self, String> {
-        let open = || -> nix::Result<OwnedFd> {
-            let flags = if listen { SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK } else { SockFlag::SOCK_CLOEXEC };
-            let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, if listen { GROUPS } else { 0 }))?;
-            Ok(fd)
-        };
-        Ok(Self { fd: open().map_err(|e| format!("opening netlink: {e}"))?, sequence: 0 })
+        Socket::open(SockProtocol::NetlinkRoute, if listen { GROUPS } else { 0 }).map(Self)
     }
 
     /// Reads away what changed: that something did is all that is asked for.
     pub(crate) fn drain(&self) {
-        let mut buffer = [0; 8192];
-        while matches!(recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT), Ok(1..) | Err(Errno::ENOBUFS)) {}
+        self.0.drain();
     }
 
-    /// Sends a request and collects the answers until the kernel says done.
     fn request(&mut self, payload: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Errno> {
-        self.sequence += 1;
-        let mut message = NetlinkMessage::from(payload);
-        message.header.flags = NLM_F_REQUEST | flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        send(self.fd.as_raw_fd(), &buffer, MsgFlags::empty())?;
-        let mut answers = Vec::new();
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            let mut at = 0;
-            while at < n {
-                let message =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[at..n]).map_err(|_| Errno::EBADMSG)?;
-                let length = usize::try_from(message.header.length).unwrap_or(0);
-                // An answer to an earlier, given-up request is none to this one.
-                let ours = message.header.sequence_number == self.sequence;
-                match message.payload {
-                    NetlinkPayload::Done(_) if ours => return Ok(answers),
-                    NetlinkPayload::Error(e) if ours => {
-                        return match e.code {
-                            None => Ok(answers),
-                            Some(code) => Err(Errno::from_raw(-code.get())),
-                        };
-                    }
-                    NetlinkPayload::InnerMessage(inner) if ours => answers.push(inner),
-                    _ => {}
-                }
-                // Messages are padded to four bytes.
-                at += length.max(16).div_ceil(4) * 4;
-            }
-        }
+        self.0.request(payload, flags)
     }
 
     /// All links.
@@ -191,7 +142,7 @@ impl Netlink {
 
 impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }
 
