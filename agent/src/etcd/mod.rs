@@ -6,9 +6,11 @@
 //! |---|---|
 //! | what is asked of etcd? | here |
 //! | what do members need now and then? | `upkeep.rs` |
+//! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
+pub(crate) mod gone;
 pub(crate) mod rotation;
 pub(crate) mod serve;
 pub(crate) mod upkeep;
@@ -18,10 +20,11 @@ use contract::kube::APISERVER;
 use contract::node::{NodeConfig, Role};
 use contract::paths::PKI;
 use contract::ports::ETCD_CLIENT;
+use gone::Heard;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -177,6 +180,25 @@ impl Gateway {
     /// All members, as a majority knows them.
     pub(crate) fn members(&self) -> Result<Vec<Member>, String> {
         self.call::<Members>("cluster/member/list", &json!({ "linearizable": true })).map(|m| m.members)
+    }
+
+    /// Whether the member answers at all. It reads a key of its own data for that, and asks no other (etcd's `livez`).
+    fn is_there(&self) -> Heard {
+        // To its end: the connection is for the next question, too.
+        let read = |r: ureq::http::Response<ureq::Body>| {
+            r.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map(drop)
+        };
+        let Err(e) = self.agent.get(format!("{}/livez", self.url)).call().and_then(read) else {
+            return Heard::Answer;
+        };
+        let silent = match &e {
+            ureq::Error::Timeout(_) => true,
+            ureq::Error::Io(e) => {
+                matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+            }
+            _ => false,
+        };
+        if silent { Heard::Nothing } else { Heard::No }
     }
 
     /// Whether there is a key with a prefix, as a majority knows it.

@@ -47,6 +47,9 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
         forever("the cluster's objects", move || apply::see_to_it(&own, channel));
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
+        if !config.roles.contains(&Role::Etcd) {
+            crate::etcd::gone::look_out(&config, channel);
+        }
     }
     if !config.roles.contains(&Role::Master) {
         let own = Arc::clone(&config);

@@ -9,6 +9,7 @@ pub(crate) mod dns;
 pub(crate) mod netlink;
 pub(crate) mod plan;
 mod socket;
+pub(crate) mod tcp;
 
 use crate::channel::Channel;
 use contract::control::ToAgent;

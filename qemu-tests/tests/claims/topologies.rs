@@ -59,6 +59,14 @@ fn etcd_on_nodes_of_its_own() {
     let leader = cluster.leader();
     cluster.ok(&["kill", &leader]);
     is_written(&kubectl, "without-the-leader");
+    for master in ["master-1", "master-2"] {
+        cluster.until(&format!("{master} lets go of it"), SOON, || {
+            let logs = cluster.ok(&["logs", master]);
+            let said =
+                logs.lines().find(|l| l.contains(&format!("etcd of {leader} (")) && l.contains("does not answer"));
+            said.map(|l| assert!(l.contains("connections to it are ended") && !l.contains(": 0 connections"), "{l}"))
+        });
+    }
     is_ready_again(&cluster, &leader);
     cluster.ok(&["kill", "master-1"]);
     is_written(&kubectl, "without-a-master");

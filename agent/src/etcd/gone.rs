@@ -1,0 +1,224 @@
+//! A master without a member beside it: its apiserver has connections to all members, and asks them in turn. One that has
+//! lost its power, its cable, or its wits says nothing; etcd's client waits for it until the kernel gives up sending (10 s;
+//! the hung one's kernel answers for it: 40 s), and all that time a request in so many waits, too. So the agent asks each
+//! member on its own, and ends this node's connections to one that is silent while another answers: the client then has
+//! only those that are there.
+//!
+//! A member that ended says so by itself, and one beside the apiserver shares its fate: nobody is asked there.
+
+use super::Gateway;
+use crate::channel::Channel;
+use crate::net::tcp;
+use contract::control::FromAgent;
+use contract::node::NodeConfig;
+use contract::ports::ETCD_CLIENT;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Nothing tells that a member is silent: each is asked this often. It reads one key for it.
+const ASK: Duration = Duration::from_millis(250);
+/// It answers within milliseconds; a member, or a master, that is busy may be late.
+const PATIENCE: Duration = Duration::from_millis(350);
+/// So many questions in a row without a word, and it is gone.
+const SILENT: u32 = 2;
+
+/// What came of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Whatever etcd said.
+    Answer,
+    /// Its machine says that nobody listens, or that a connection is over: who has one hears so, too.
+    No,
+    /// Nothing, in time.
+    Nothing,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// Its connections are to be ended.
+    LetGo,
+    /// It is one of them again.
+    Back,
+}
+
+/// What was seen so far. Pure.
+#[derive(Debug)]
+struct Watch(Vec<Seen>);
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// It answered since it was last let go of: one that only starts is not one that is gone.
+    known: bool,
+    /// It was let go of, and has not answered since.
+    gone: bool,
+    silent: u32,
+    /// Since when; while `silent` is not 0.
+    since: Duration,
+    answered: Option<Duration>,
+}
+
+impl Watch {
+    fn of(members: usize) -> Self {
+        Self(vec![Seen::default(); members])
+    }
+
+    /// Takes what was heard of a member to a question put at `asked`, at `now`.
+    fn step(&mut self, member: usize, asked: Duration, now: Duration, heard: Heard) -> Option<Decision> {
+        let seen = &mut self.0[member];
+        match heard {
+            Heard::Answer => {
+                seen.answered = Some(now);
+                (seen.known, seen.silent) = (true, 0);
+                std::mem::take(&mut seen.gone).then_some(Decision::Back)
+            }
+            Heard::No => {
+                seen.silent = 0;
+                None
+            }
+            Heard::Nothing => {
+                if seen.silent == 0 {
+                    seen.since = asked;
+                }
+                seen.silent += 1;
+                let (long, since) = (seen.known && seen.silent >= SILENT, seen.since);
+                // Where nobody answers it is this node that is cut off, or stood still.
+                let another = self.0.iter().enumerate().any(|(i, s)| i != member && s.answered > Some(since));
+                if !long || !another {
+                    return None;
+                }
+                self.0[member] = Seen { gone: true, answered: self.0[member].answered, ..Seen::default() };
+                Some(Decision::LetGo)
+            }
+        }
+    }
+}
+
+/// Asks all members for as long as this process is there, each in a thread of its own.
+pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
+    let watch = Arc::new(Mutex::new(Watch::of(config.members.len())));
+    let began = Instant::now();
+    for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
+        let watch = Arc::clone(&watch);
+        std::thread::spawn(move || {
+            let mut member = Member { address, gateway: None };
+            loop {
+                let asked = began.elapsed();
+                let heard = member.ask();
+                let now = began.elapsed();
+                let decision = watch.lock().unwrap_or_else(PoisonError::into_inner).step(i, asked, now, heard);
+                if let Err(e) = decision.map_or(Ok(()), |d| act(d, &name, address, channel)) {
+                    eprintln!("etcd's members: {e}");
+                    std::process::exit(1);
+                }
+                std::thread::sleep((asked + ASK).saturating_sub(began.elapsed()));
+            }
+        });
+    }
+}
+
+fn act(decision: Decision, name: &str, address: IpAddr, channel: Channel) -> Result<(), String> {
+    match decision {
+        Decision::LetGo => match tcp::abort(SocketAddr::new(address, ETCD_CLIENT)) {
+            Ok(ended) => channel.say(&FromAgent::Tell {
+                text: format!("etcd of {name} ({address}) does not answer: {ended} connections to it are ended"),
+            }),
+            Err(e) => channel.notice(format!("etcd of {name} ({address}) does not answer: {e}")),
+        },
+        Decision::Back => channel.say(&FromAgent::Tell { text: format!("etcd of {name} ({address}) answers again") }),
+    }
+}
+
+/// A member, and the connection over which it is asked.
+struct Member {
+    address: IpAddr,
+    gateway: Option<Gateway>,
+}
+
+impl Member {
+    fn ask(&mut self) -> Heard {
+        let gateway = match self.gateway.take() {
+            Some(there) => there,
+            // Certificates that are just renewed are no word of the member's.
+            None => match Gateway::as_apiserver(self.address, PATIENCE) {
+                Ok(new) => new,
+                Err(_) => return Heard::No,
+            },
+        };
+        let heard = gateway.is_there();
+        // After an error with a new one: certificates may be others by now.
+        self.gateway = (heard == Heard::Answer).then_some(gateway);
+        heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn one_that_is_silent_while_another_answers_is_let_go_of_once() {
+        let mut watch = Watch::of(3);
+        let mut step = |member, at, heard| watch.step(member, ms(at), ms(at + 10), heard);
+        for member in 0..3 {
+            assert_eq!(step(member, 0, Heard::Answer), None);
+        }
+        assert_eq!(step(0, 250, Heard::Nothing), None, "once is nothing");
+        assert_eq!(step(0, 600, Heard::Nothing), None, "nobody else was heard since");
+        assert_eq!(step(1, 700, Heard::Answer), None);
+        assert_eq!(step(0, 950, Heard::Nothing), Some(Decision::LetGo));
+        for at in 0..9 {
+            assert_eq!(step(1, 1250 + 350 * at, Heard::Answer), None);
+            assert_eq!(step(0, 1300 + 350 * at, Heard::Nothing), None, "once");
+        }
+        assert_eq!(step(0, 9000, Heard::No), None, "it starts");
+        assert_eq!(step(0, 9250, Heard::Answer), Some(Decision::Back));
+        assert_eq!(step(0, 9500, Heard::Answer), None);
+    }
+
+    #[test]
+    fn one_that_ended_or_only_starts_is_not_gone() {
+        let mut watch = Watch::of(2);
+        for at in 0..9 {
+            assert_eq!(watch.step(1, ms(at * 100), ms(at * 100), Heard::Answer), None);
+            assert_eq!(watch.step(0, ms(at * 100 + 50), ms(at * 100 + 90), Heard::Nothing), None, "it only starts");
+        }
+        watch.step(0, ms(1000), ms(1000), Heard::Answer);
+        for at in 0..9 {
+            let heard = if at % 2 == 0 { Heard::Nothing } else { Heard::No };
+            assert_eq!(watch.step(1, ms(1100 + at * 100), ms(1100 + at * 100), Heard::Answer), None);
+            assert_eq!(watch.step(0, ms(1150 + at * 100), ms(1190 + at * 100), heard), None, "its kernel spoke");
+        }
+    }
+
+    proptest! {
+        /// Whatever is heard: not all members are gone at a time unless they went one after the other, and between two
+        /// times that one is let go of it answered.
+        #[test]
+        fn the_last_to_answer_is_kept(heard in prop::collection::vec((0_usize..3, 0_u8..3), 0..300)) {
+            let mut watch = Watch::of(3);
+            let mut gone = [false; 3];
+            for (at, (member, heard)) in (0_u64..).zip(heard) {
+                let heard = [Heard::Answer, Heard::No, Heard::Nothing][usize::from(heard)];
+                let last = watch.0.iter().enumerate().max_by_key(|(_, s)| s.answered).map(|(i, _)| i);
+                match watch.step(member, ms(at * 10), ms(at * 10 + 5), heard) {
+                    Some(Decision::LetGo) => {
+                        prop_assert!(!gone[member] && Some(member) != last);
+                        gone[member] = true;
+                    }
+                    Some(Decision::Back) => {
+                        prop_assert!(gone[member] && heard == Heard::Answer);
+                        gone[member] = false;
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+}
