@@ -9,6 +9,7 @@ use super::{Gateway, Status, rotation};
 use crate::channel::Channel;
 use crate::clock;
 use contract::node::{NodeConfig, State};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Members are looked at this often: nobody announces an alarm.
@@ -16,7 +17,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Between two rounds of defragmentation: members are silent meanwhile. Where nothing can be written sooner.
 const ROUNDS: Duration = Duration::from_secs(3600);
 const URGENT_ROUNDS: Duration = Duration::from_secs(120);
-/// A member copies its data when it is defragmented; a gigabyte takes seconds.
+/// Old revisions go one after the other, and a member copies its data when it is defragmented; a gigabyte takes seconds.
+const COMPACTING: Duration = Duration::from_secs(300);
 const DEFRAGMENTING: Duration = Duration::from_secs(300);
 /// A snapshot is as long as the data.
 const TAKING: Duration = Duration::from_secs(1800);
@@ -109,7 +111,7 @@ struct Upkeep {
     channel: Channel,
     /// Since when there could have been a snapshot, seconds since the epoch.
     since: u64,
-    /// When the last round was.
+    /// When members were defragmented last.
     round: Option<Instant>,
     /// What was said last.
     told: String,
@@ -151,7 +153,7 @@ impl Upkeep {
         if keep == 0 {
             return Ok(());
         }
-        let gateway = Gateway::within(std::net::Ipv4Addr::LOCALHOST.into(), TAKING)?;
+        let gateway = Gateway::within(Ipv4Addr::LOCALHOST.into(), TAKING)?;
         if let Err(e) = rotation::add(keep, own.size, now, |out| gateway.snapshot(out)) {
             self.say(format!("no snapshot of etcd's data: {e}"))?;
         }
@@ -174,9 +176,8 @@ impl Upkeep {
     fn do_it(&mut self, chore: &Chore, own: &Status) -> Result<(), String> {
         match chore {
             Chore::Forget => {
-                self.round = Some(Instant::now());
                 self.say("etcd used up its quota: old revisions go, and members give room back".into())?;
-                Gateway::local()?.forget_before(own.revision())
+                Gateway::within(Ipv4Addr::LOCALHOST.into(), COMPACTING)?.forget_before(own.revision())
             }
             Chore::Defragment(name) => {
                 let address = self.config.members.get(name).ok_or("no such member")?;
@@ -184,7 +185,7 @@ impl Upkeep {
                 Gateway::within(*address, DEFRAGMENTING)?.defragment()
             }
             Chore::Disarm if has_room(&self.look().0) => {
-                Gateway::local()?.disarm()?;
+                Gateway::to(Ipv4Addr::LOCALHOST.into())?.disarm()?;
                 self.say("etcd has room again: writing goes on".into())
             }
             Chore::Disarm => {
