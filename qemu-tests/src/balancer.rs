@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 /// All nodes that run: etcd is not needed here.
 pub const NODES: &str = "lb-1,lb-2,master-1,master-2,master-3";
 /// Host seconds per guest second while they boot.
-pub const DILATION: &str = "16";
+pub const DILATION: &str = "13";
 /// ... and while they do little.
-const RESTORED: f64 = 5.0;
+const RESTORED: f64 = 4.0;
 /// Clients that ask at the same time, each over a new connection every so often, patient for so long. Guest time. The
 /// longest gap is known as exactly as the patience shared by the clients.
 const CLIENTS: usize = 4;

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Host seconds per guest second of a cluster that is restored: one that runs bears less than one that boots.
-const RESTORED: f64 = 6.0;
+const RESTORED: f64 = 4.5;
 /// A state of a node is looked at this often: commands answer, they do not tell. Host time.
 const LOOK: Duration = Duration::from_millis(200);
 

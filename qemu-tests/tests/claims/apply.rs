@@ -8,7 +8,7 @@ use qemu_tests::{checkout, read};
 use std::time::Duration;
 
 /// Host seconds per guest second of up to five members, of which one boots.
-const DILATION: f64 = 8.0;
+const DILATION: f64 = 6.0;
 /// etcd has a leader again.
 const ELECTED: Duration = Duration::from_secs(20);
 
