@@ -10,9 +10,9 @@ use std::time::Duration;
 
 /// How long certificates last, minutes. They begin an hour before they are made.
 pub(super) const LEAF_MINUTES: u64 = 90;
-/// Host seconds per guest second, nearly as many as its boot has: when the clock jumps everybody makes new connections at once, and a
+/// Host seconds per guest second, as many as its boot has: when the clock jumps everybody makes new connections at once, and a
 /// load balancer's check, which waits 0.2 s, must not be late for want of a processor.
-const RESTORED: f64 = 15.0;
+const RESTORED: f64 = 17.0;
 /// Guest time: something comes; a request is answered; requests follow each other.
 const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
