@@ -1,6 +1,7 @@
 //! A master without a member beside it: its apiserver has connections to all members, and asks them in turn. One that has
-//! lost its power, its cable, or its wits says nothing; etcd's client waits for it until the kernel gives up sending (10 s;
-//! the hung one's kernel answers for it: 40 s), and all that time a request in so many waits, too. So the agent asks each
+//! lost its power, its cable, or its wits says nothing; etcd's client waits for it until the kernel gives up sending (10 s,
+//! which grpc-go makes of the apiserver's `keepaliveTimeout`; a hung one's kernel answers for it: 40 s, with the
+//! `keepaliveTime` before, `storagebackend/factory/etcd3.go`), and a request in so many waits, too. So the agent asks each
 //! member on its own, and ends this node's connections to one that is silent while another answers: the client then has
 //! only those that are there.
 //!
@@ -157,6 +158,8 @@ impl Member {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -195,6 +198,46 @@ mod tests {
             assert_eq!(watch.step(1, ms(1100 + at * 100), ms(1100 + at * 100), Heard::Answer), None);
             assert_eq!(watch.step(0, ms(1150 + at * 100), ms(1190 + at * 100), heard), None, "its kernel spoke");
         }
+    }
+
+    /// What a member's end may do, a connection each.
+    #[test]
+    fn what_is_an_answer_and_what_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ca = dir.path().join("ca.crt");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let cert = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+        std::fs::write(&ca, cert.pem()).expect("written");
+        let hears = |address: SocketAddr| {
+            let agent = crate::https::client(&ca.display().to_string(), None, PATIENCE).expect("a client");
+            Gateway { agent, url: format!("http://{address}") }.is_there()
+        };
+        let listen = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            (listener, address)
+        };
+        for (said, heard) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Heard::Answer),
+            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", Heard::Answer),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut", Heard::No),
+            ("nothing that is HTTP\r\n\r\n", Heard::No),
+            ("", Heard::No),
+        ] {
+            let (listener, address) = listen();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().expect("asked");
+                    let _ = stream.read(&mut [0; 1024]).expect("the question");
+                    stream.write_all(said.as_bytes()).expect("answered");
+                });
+                assert_eq!(hears(address), heard, "{said}");
+            });
+        }
+        let (hung, address) = listen();
+        assert_eq!(hears(address), Heard::Nothing, "its kernel takes connections, and nobody reads");
+        drop(hung);
+        assert_eq!(hears(address), Heard::No, "refused");
     }
 
     proptest! {

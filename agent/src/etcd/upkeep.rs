@@ -17,8 +17,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Between two rounds of defragmentation: members are silent meanwhile. Where nothing can be written sooner.
 const ROUNDS: Duration = Duration::from_secs(3600);
 const URGENT_ROUNDS: Duration = Duration::from_secs(120);
-/// Old revisions go one after the other, and a member copies its data when it is defragmented; a gigabyte takes seconds.
+/// Old revisions go one after the other; those of a gigabyte take seconds.
 const COMPACTING: Duration = Duration::from_secs(300);
+/// A member copies its data when it is defragmented; a gigabyte takes seconds.
 const DEFRAGMENTING: Duration = Duration::from_secs(300);
 /// A snapshot is as long as the data.
 const TAKING: Duration = Duration::from_secs(1800);

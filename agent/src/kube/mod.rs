@@ -2,6 +2,7 @@
 //!
 //! | question | file |
 //! |---|---|
+//! | does the apiserver wait for a member of etcd that is gone? | `../etcd/gone.rs` |
 //! | when does a static pod start, and when is the API ready? | `control_plane.rs` |
 //! | what does every cluster contain? | `objects/`, pure; `apply.rs` sees to it |
 //! | when does a worker's kubelet start? | `admission.rs` |

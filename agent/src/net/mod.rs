@@ -2,7 +2,7 @@
 //!
 //! It may be restarted at any moment without losing an address: nothing is taken away at the start, and what is there
 //! already is left as it is. [`plan`] decides which link gets what (pure), [`netlink`] speaks to the kernel, [`dhcp`] holds
-//! leases, each in a thread of its own.
+//! leases, each in a thread of its own. For other verbs [`tcp`] ends connections, and [`dns`] resolves names.
 
 pub(crate) mod dhcp;
 pub(crate) mod dns;

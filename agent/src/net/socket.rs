@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// The kernel's dumps come in pieces of at most 32 KiB.
 const BUFFER: usize = 64 << 10;
 
-/// One.
+/// An open one.
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
