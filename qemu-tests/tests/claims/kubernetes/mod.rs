@@ -212,7 +212,8 @@ fn killed_below_the_pods_and_no_container_notices() {
     // All of them are up, so that what changes later was changed by this.
     kubectl.until("DNS is ready", SOON, || {
         let d = kubectl.get(&["deployment", "-n", "kube-system", "coredns"])?;
-        if d["status"]["readyReplicas"] == 1 { Ok(()) } else { Err(d["status"].to_string()) }
+        let all = d["status"]["readyReplicas"] == d["spec"]["replicas"];
+        if all { Ok(()) } else { Err(d["status"].to_string()) }
     });
     let before = containers(&kubectl);
     assert!(before.len() >= 6, "{before:?}");
