@@ -8,7 +8,7 @@
 //! | `metadata` | finds and understands the seed, once; as a user of its own | `source.rs` |
 //! | `devices` | coldplug and uevents: modules, `/dev/disk/by-*`, media, the power button, the port to the host | `devices.rs`, `disk_names.rs`, `voice/` |
 //! | `network` | links, addresses, routes, DHCP, late NICs | `net/` |
-//! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health | `node.rs`, `pki/`, `chores.rs`, `membership/`, `kube/`, `lb/` |
+//! | `node` | leaf certificates, etcd membership, a master's and a kubelet's Kubernetes, the saved time, a load balancer's health, programs that hang | `node.rs`, `pki/`, `chores.rs`, `membership/`, `kube/`, `lb/`, `hung.rs` |
 //! | `drain` | waits for the node's stop, and sends its pods elsewhere before | `kube/drain.rs` |
 //! | `drop-vip` | takes a virtual IP away that keepalived left behind, once | `lb/vip.rs` |
 //! | `hand-over-vip` | waits until a peer has the virtual IP of a load balancer that stops, once | `lb/vip.rs` |
@@ -22,6 +22,7 @@ mod devices;
 mod disk_names;
 mod etcd;
 mod https;
+mod hung;
 mod kube;
 mod lb;
 mod logs;

@@ -8,7 +8,7 @@ use crate::membership::mark::{self, Mark};
 use crate::membership::question::{self, Identity};
 use crate::membership::restore::{self, Rule};
 use crate::membership::{digest, initial_cluster};
-use crate::{chores, clock, etcd, kube, lb, pki};
+use crate::{chores, clock, etcd, hung, kube, lb, pki};
 use contract::control::condition::{FORMED, MEMBER, PKI, SNAPSHOT};
 use contract::node::{NodeConfig, Role};
 use contract::ports::MEMBERSHIP;
@@ -42,6 +42,7 @@ pub(crate) fn run() -> Result<(), String> {
     let issued = clock::now();
     pki::write_all(&config, issued)?;
     channel.done(PKI)?;
+    hung::look_out(&config, channel);
     if config.roles.contains(&Role::Lb) {
         balance(&config, channel);
     }

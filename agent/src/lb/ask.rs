@@ -2,7 +2,8 @@
 //! tells that HAProxy does not hang, and the answer how many masters are ready, how many have started, and which servers are
 //! up. And the one word to it: that a server's connections are to be cut.
 
-use super::watch::{Masters, Silence};
+use super::watch::Masters;
+use crate::hung::{Silence, local};
 use contract::paths::LB;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,8 +17,7 @@ const ANSWER_MAX: u64 = 4096;
 /// Cuts the connections to a server (HAProxy's management guide, "shutdown sessions server").
 pub(super) fn cut(server: &str) -> Result<(), String> {
     let told = || -> std::io::Result<String> {
-        let mut stream = UnixStream::connect(format!("{LB}/sock/stats"))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut stream = local(&format!("{LB}/sock/stats"), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(format!("shutdown sessions server {server}\n").as_bytes())?;
         let mut answer = String::new();
@@ -33,7 +33,7 @@ pub(super) fn cut(server: &str) -> Result<(), String> {
 
 /// Asks.
 pub(super) fn haproxy() -> Result<Masters, Silence> {
-    let stream = UnixStream::connect(format!("{LB}/sock/health"));
+    let stream = local(&format!("{LB}/sock/health"), PATIENCE);
     let stream = stream.map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
         _ => Silence::Mute(e.to_string()),
@@ -45,7 +45,6 @@ fn answer(mut stream: UnixStream) -> Result<Masters, String> {
     let mut text = String::new();
     let bound = |left: Duration| left.max(Duration::from_millis(1));
     let deadline = Instant::now() + PATIENCE;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
     let mut buffer = [0; 512];
     while text.len() as u64 <= ANSWER_MAX {

@@ -1,5 +1,6 @@
 //! What follows from what HAProxy answered: pure.
 
+use crate::hung::{self, Silence};
 use std::time::Duration;
 
 /// What holding the virtual IP adds to a node's priority: more than the base priorities differ.
@@ -38,15 +39,6 @@ pub(crate) struct Masters {
     pub(crate) up: Vec<bool>,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Silence {
-    /// Nobody listens: it is not there, or only starting. PID 1 sees that for itself.
-    Absent,
-    /// Somebody listens, but does not answer as he should.
-    Mute(String),
-}
-
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -64,11 +56,9 @@ pub(crate) enum Decision {
 }
 
 /// What was seen so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watch {
-    /// It answered once since it was last given up: one that only starts is not taken for one that hangs.
-    answered: bool,
-    silent: u32,
+    haproxy: hung::Watch,
     /// Since when a master was reached, or none was.
     since: Option<(bool, Duration)>,
     weight: i32,
@@ -89,7 +79,7 @@ impl Watch {
     pub(crate) fn of(servers: Vec<String>) -> Self {
         // Which connections there are from before, nobody knows: a server that is down at first loses them.
         let servers = servers.into_iter().map(|name| Server { name, down: None, cut: false }).collect();
-        Self { servers, ..Self::default() }
+        Self { haproxy: hung::Watch::of(SILENT), since: None, weight: 0, servers }
     }
 
     /// How long until it is to be asked again.
@@ -116,28 +106,19 @@ impl Watch {
 
     /// Takes an answer, or that there was none, at a moment, and whether this node holds the virtual IP.
     pub(crate) fn step(&mut self, now: Duration, holds: bool, answer: Result<Masters, Silence>) -> Vec<Decision> {
+        let hangs = self.haproxy.step(answer.as_ref().map(drop).map_err(Clone::clone)).map(Decision::Hangs);
         match answer {
             Ok(masters) => {
-                (self.answered, self.silent) = (true, 0);
                 let mut decisions = self.cuts(now, &masters.up);
                 decisions.extend(self.masters(now, holds, &masters));
                 decisions
             }
             Err(Silence::Absent) => {
-                (self.answered, self.silent) = (false, 0);
                 // The one that starts next has connections of its own, to whatever is down by then.
                 self.servers.iter_mut().for_each(|s| (s.down, s.cut) = (None, false));
                 vec![]
             }
-            Err(Silence::Mute(why)) if self.answered => {
-                self.silent += 1;
-                if self.silent < SILENT {
-                    return vec![];
-                }
-                (self.answered, self.silent) = (false, 0);
-                vec![Decision::Hangs(format!("{SILENT} requests of the agent got no answer: {why}"))]
-            }
-            Err(Silence::Mute(_)) => vec![],
+            Err(Silence::Mute(_)) => hangs.into_iter().collect(),
         }
     }
 
@@ -185,7 +166,7 @@ mod tests {
 
     #[test]
     fn one_that_starts_is_not_one_that_hangs() {
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(vec![]);
         assert!(run(&mut watch, 0, &[Err(()); 20]).is_empty());
         assert!(run(&mut watch, 4000, &[Ok(3), Err(()), Ok(3)]).is_empty(), "one silence is none");
         let said = run(&mut watch, 5000, &[Err(()); 20]);
@@ -201,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_node_without_masters_weighs_less_and_is_forgiven_late() {
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(vec![]);
         assert!(run(&mut watch, 0, &[Ok(3); 5]).is_empty());
         let said = run(&mut watch, 1000, &[Ok(0); 20]);
         assert!(matches!(said[..], [(2000, Decision::Weighs { weight: NO_MASTER, .. })]), "{said:?}");
@@ -213,7 +194,7 @@ mod tests {
 
     #[test]
     fn where_all_lose_the_masters_the_holder_weighs_most_all_the_time() {
-        let (mut holder, mut other) = (Watch::default(), Watch::default());
+        let (mut holder, mut other) = (Watch::of(vec![]), Watch::of(vec![]));
         // It sees what happens most of a second before the other.
         let seen: Vec<_> = [(3, 10), (0, 50), (2, 50)].iter().flat_map(|(n, times)| vec![Ok(*n); *times]).collect();
         let mut weights: Vec<(u64, bool, i32)> = Vec::new();
@@ -263,7 +244,7 @@ mod tests {
         /// Whatever a holder sees: the weight changes at most once per second, and only between its two values.
         #[test]
         fn weights_alternate(answers in prop::collection::vec(prop::option::of(0_u32..3), 0..200)) {
-            let mut watch = Watch::default();
+            let mut watch = Watch::of(vec![]);
             let mut last = (0, Duration::ZERO);
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;

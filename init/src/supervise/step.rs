@@ -290,9 +290,10 @@ impl Supervisor {
         let entry = &mut self.entries[i];
         if let State::Running { .. } = entry.state {
             let (service, why) = (name.to_owned(), why.to_owned());
+            let whole = entry.service.kills == Kills::Cgroup;
             actions.push(Action::Failed { service: service.clone(), why, again: entry.delay });
             // What hangs does not hear, and the sooner it is gone the sooner it is back.
-            actions.push(Action::Kill { service, whole: true });
+            actions.push(Action::Kill { service, whole });
             entry.state = State::Stopping { deadline: now + KILL, killed: true };
             self.flapped(i, actions);
         }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 /// An election and a start of etcd take a second or two.
 const SOON: Duration = Duration::from_secs(15);
+/// A program that does not answer is back within this: three questions, 5 s apart, and a start.
+const HUNG: Duration = Duration::from_secs(30);
 
 fn others(but: &str) -> Vec<&'static str> {
     ALL.into_iter().filter(|n| *n != but).collect()
@@ -39,6 +41,26 @@ fn each_member_in_turn_is_killed_under_a_writer() {
         written.tell(&format!("{victim} killed and started again"));
         ALL.iter().for_each(|m| written.assert_kept(&cluster, m, &prefix));
     }
+}
+
+/// It does not end, and its kernel takes connections for it: the agent asks, and has it ended.
+#[test]
+#[ignore = "minutes: `make soak` runs it"]
+fn a_member_that_hangs_is_started_again() {
+    let cluster = Cluster::booted();
+    let leader = cluster.leader();
+    let writer = Writer::start(&cluster, &ALL, "hangs");
+    more(&cluster, &writer, 30);
+    cluster.ok(&["signal", &leader, "etcd", "stop"]);
+    more(&cluster, &writer, 60);
+    cluster.wait_for(&leader, "etcd is back", HUNG, |n| {
+        let services = n["services"].as_array().cloned().unwrap_or_default();
+        services.iter().any(|s| s["name"] == "etcd" && s["restarts"] == 1 && s["ready_ms"].is_u64())
+    });
+    more(&cluster, &writer, 30);
+    let written = writer.stop();
+    written.tell("the leader hangs, and is started again");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "hangs"));
 }
 
 #[test]

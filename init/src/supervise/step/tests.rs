@@ -154,6 +154,18 @@ fn a_fault_restarts() {
     assert_eq!(text(&s.step(106, &Event::Tick)), "spawn a, ready a");
 }
 
+/// containerd hangs: what pods run in is in its group, and stays.
+#[test]
+fn a_fault_ends_what_the_service_is() {
+    for (kills, whole) in [(Kills::Cgroup, true), (Kills::Process, false)] {
+        let mut s = Supervisor::default();
+        s.add(vec![Service { kills, ..service("a", &[], Ready::Started) }]);
+        s.step(0, &Event::Tick);
+        let actions = s.step(5, &Event::Fault { service: "a".into(), why: "hangs".into() });
+        assert!(actions.contains(&Action::Kill { service: "a".into(), whole }), "{actions:?}");
+    }
+}
+
 /// haproxy, and keepalived that is bound to it and cleans up after itself.
 fn balancer() -> Supervisor {
     let mut s = Supervisor::default();

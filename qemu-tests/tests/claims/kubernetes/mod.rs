@@ -207,7 +207,7 @@ fn containers(kubectl: &Kubectl) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn killed_below_the_pods_and_no_container_notices() {
+fn killed_and_hung_below_the_pods_and_no_container_notices() {
     let (cluster, kubectl) = alone();
     // All of them are up, so that what changes later was changed by this.
     kubectl.until("DNS is ready", SOON, || {
@@ -217,13 +217,20 @@ fn killed_below_the_pods_and_no_container_notices() {
     });
     let before = containers(&kubectl);
     assert!(before.len() >= 6, "{before:?}");
-    for service in ["kubelet", "containerd"] {
-        cluster.ok(&["signal", "node-1", service, "kill"]);
-        cluster.wait_for("node-1", &format!("{service} is back"), SOON, |n| {
+    let services = ["kubelet", "containerd"];
+    let back = |service: &str, times: u64, bound: Duration| {
+        cluster.wait_for("node-1", &format!("{service} is back"), bound, |n| {
             let services = n["services"].as_array().cloned().unwrap_or_default();
-            services.iter().any(|s| s["name"] == service && s["restarts"] == 1 && s["ready_ms"].is_u64())
+            services.iter().any(|s| s["name"] == service && s["restarts"] == times && s["ready_ms"].is_u64())
         });
+    };
+    for service in services {
+        cluster.ok(&["signal", "node-1", service, "kill"]);
+        back(service, 1, SOON);
     }
+    // They do not end by themselves: the agent asks them.
+    services.iter().for_each(|service| drop(cluster.ok(&["signal", "node-1", service, "stop"])));
+    services.iter().for_each(|service| back(service, 2, BOOT));
     kubectl.until("the kubelet reports", SOON, || {
         kubectl.run(&["wait", "node/node-1", "--for=condition=Ready", "--timeout=1s"])
     });
