@@ -144,6 +144,32 @@ fn keepalived_is_killed_and_leaves_nothing_behind() {
     wait_until(&cluster, "one holds it", || holds(&cluster, first) != holds(&cluster, second));
 }
 
+/// Nobody can ask Keepalived anything: that two hold the address, or none, tells.
+#[test]
+fn keepalived_hangs_on_the_holder_and_on_whoever_is_to_take_over() {
+    let cluster = balanced();
+    let (first, second) = holder(&cluster);
+    let hangs = |node: &str| drop(cluster.ok(&["signal", node, "keepalived", "stop"]));
+    under_probe(&cluster, "keepalived hangs", |first, _| hangs(first));
+    let began = Instant::now();
+    wait_holder(&cluster, second);
+    println!("one alone holds it again {:.1} s later", cluster.clock().guest(began.elapsed()).as_secs_f64());
+    let failed = "keepalived failed: this node holds the virtual IP, and a peer advertises that it does";
+    assert_eq!(count(&cluster, first, failed), 1);
+    wait_until(&cluster, "it is back", || count(&cluster, first, "keepalived ready") == 2);
+
+    hangs(first);
+    cluster.ok(&["kill", second]);
+    let began = Instant::now();
+    wait_served(&cluster);
+    println!(
+        "without the other it is served again after {:.1} s",
+        cluster.clock().guest(began.elapsed()).as_secs_f64()
+    );
+    assert_eq!(count(&cluster, first, "keepalived failed: nobody holds the virtual IP"), 1);
+    assert!(holds(&cluster, first));
+}
+
 #[test]
 fn a_holder_that_reaches_no_master_is_relieved_and_nobody_flaps_when_there_is_none() {
     let cluster = balanced();
