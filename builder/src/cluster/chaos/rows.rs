@@ -142,6 +142,8 @@ use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
 const NOTICED: Step = Calm(4000);
+/// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs).
+const ENDED: Step = Calm(25_000);
 
 const LB: &[Role] = &[Role::Lb];
 const ETCD: &[Role] = &[Role::Etcd];
@@ -182,6 +184,12 @@ pub(crate) const ROWS: &[Row] = &[
         LB,
         &[Signal(Holder, "keepalived", Sigkill), NOTICED],
     ),
+    row(
+        "keepalived-stopped",
+        "SIGSTOP for the holder's Keepalived",
+        LB,
+        &[Signal(Holder, "keepalived", Stop), NOTICED],
+    ),
     row("master-power", "a master loses power", MASTER, &[Kill(Whom::Some(Role::Master)), NOTICED, Start]),
     row("master-cut", "a master is cut off", MASTER, &[Cut(Whom::Some(Role::Master)), NOTICED, Heal]),
     row("master-reboot", "a master starts again", MASTER, &[Reboot(Whom::Some(Role::Master))]),
@@ -218,6 +226,19 @@ pub(crate) const ROWS: &[Row] = &[
         MASTER,
         &[Signal(Whom::Some(Role::Master), "containerd", Sigkill), NOTICED],
     ),
+    row("etcd-stopped", "SIGSTOP for a member of etcd", ETCD, &[Signal(Whom::Some(Role::Etcd), "etcd", Stop), ENDED]),
+    row(
+        "kubelet-stopped",
+        "SIGSTOP for a master's kubelet",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "kubelet", Stop), ENDED],
+    ),
+    row(
+        "containerd-stopped",
+        "SIGSTOP for a master's containerd",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "containerd", Stop), ENDED],
+    ),
     row("worker-power", "a worker loses power", WORKER, &[Kill(Whom::Some(Role::Worker)), Until(NotReady), Start]),
     row("lbs-apart", "the load balancers do not hear each other", LB, &[Apart(Role::Lb), NOTICED, Heal]),
     row(
@@ -225,6 +246,12 @@ pub(crate) const ROWS: &[Row] = &[
         "SIGKILL for a master's apiserver",
         MASTER,
         &[Signal(Whom::Some(Role::Master), "kube-apiserver", Sigkill), NOTICED],
+    ),
+    row(
+        "apiserver-stopped",
+        "SIGSTOP for a master's apiserver, and on",
+        MASTER,
+        &[Signal(Whom::Some(Role::Master), "kube-apiserver", Stop), NOTICED, Signal(All, "kube-apiserver", Cont)],
     ),
     row(
         "master-apart",
@@ -247,9 +274,9 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     row(
         "no-majority",
-        "two members hang for five minutes",
+        "two members are cut off for five minutes",
         ETCD,
-        &[Signal(Whom::Two(Role::Etcd), "etcd", Stop), Calm(300_000), Signal(All, "etcd", Cont)],
+        &[Cut(Whom::Two(Role::Etcd)), Calm(300_000), Heal],
     ),
     row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
