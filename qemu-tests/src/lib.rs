@@ -69,6 +69,9 @@ pub struct Node {
     _turn: cores::Turn,
 }
 
+/// Of the dilation that suits a guest: two such nodes, a core each, wait half of their time.
+const PACE: f64 = 0.8;
+
 /// The member's address in the lab.
 pub const ADDRESS: &str = "10.77.0.31";
 
@@ -80,7 +83,7 @@ impl Node {
         // What a failing test leaves is its evidence.
         dir.disable_cleanup(std::env::var_os("QUORATE_KEEP").is_some());
         let accel = Accel::choose(&std::env::var("QUORATE_ACCEL").unwrap_or_else(|_| "auto".into()), &cache())?;
-        let clock = Clock::new(accel.dilation(1, 2))?;
+        let clock = Clock::new((accel.dilation(1, 2) * PACE).max(1.0))?;
         let node = Self { dir, clock, accel, _turn: turn };
         let text = std::fs::read_to_string(checkout().join("examples/etcd-single.toml"))?;
         std::fs::write(node.path("cluster.toml"), edit(text))?;
