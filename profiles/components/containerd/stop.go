@@ -21,6 +21,9 @@ const (
 	ranks
 )
 
+// What the runtime says of a program that SIGKILL ended.
+const killed = 128 + 9
+
 // rank tells when a pod is stopped, by its labels and annotations as the kubelet hands them to the runtime.
 func rank(p *cri.PodSandbox) int {
 	switch {
@@ -73,6 +76,11 @@ func stopPods(ctx context.Context, args []string) error {
 					if c.PodSandboxId == p.Id && c.State == cri.ContainerState_CONTAINER_RUNNING {
 						if _, err := runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: c.Id, Timeout: grace}); err != nil {
 							fmt.Fprintf(os.Stderr, "%s of %s: %v\n", c.Metadata.Name, p.Metadata.Name, err)
+							continue
+						}
+						ended, err := runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.Id})
+						if err == nil && ended.Status.GetExitCode() == killed {
+							fmt.Printf("%s of %s/%s did not end within %d s, and was killed\n", c.Metadata.Name, p.Metadata.Namespace, p.Metadata.Name, grace)
 						}
 					}
 				}

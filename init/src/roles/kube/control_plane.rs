@@ -27,6 +27,9 @@ const RETRY: &str = "500ms";
 const NODE_GRACE: &str = "16s";
 /// ... and this often that is looked at, 5 s by default.
 const NODE_LOOK: &str = "2s";
+/// An apiserver that stops ends its watches within this, each in order (k8s.io/apiserver, pkg/server/genericapiserver.go). Without
+/// it they go on, and it with them, for a minute or until it is killed.
+const WATCHES_END: &str = "2s";
 
 /// Adds them to a plan.
 pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String> {
@@ -179,6 +182,7 @@ pub(super) fn apiserver_flags(config: &NodeConfig) -> Vec<(&'static str, String)
         ("service-account-key-file", own("sa.pub")),
         ("service-account-signing-key-file", own("sa.key")),
         ("service-cluster-ip-range", config.service_subnet().to_string()),
+        ("shutdown-watch-termination-grace-period", WATCHES_END.into()),
         ("tls-cert-file", own("server.crt")),
         ("tls-min-version", "VersionTLS12".into()),
         ("tls-private-key-file", own("server.key")),

@@ -44,6 +44,10 @@ const APISERVER: Reasons = &[
     ("requestheader-client-ca-file", OWN_DIRECTORY),
     ("service-account-key-file", OWN_DIRECTORY),
     ("service-account-signing-key-file", OWN_DIRECTORY),
+    (
+        "shutdown-watch-termination-grace-period",
+        "when it ends it ends its watches, whose clients go elsewhere at once; else it waits for them until it is killed",
+    ),
     ("tls-cert-file", OWN_DIRECTORY),
     ("tls-min-version", "said, so that a later default does not lower it"),
     ("tls-private-key-file", OWN_DIRECTORY),

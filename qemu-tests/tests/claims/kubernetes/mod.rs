@@ -306,7 +306,14 @@ fn a_stop_in_order() {
     let client = template("client", &["idle"], &json!({}), &[]);
     kubectl.apply(&workload("Deployment", "client", &client, &json!({})));
     kubectl.pods("client", 1, SOON);
+    // It is no reason to wait for whom it tells: somebody watches.
+    let _watch = kubectl.spawn(&["get", "pods", "-A", "--watch"]);
     cluster.ok(&["reboot", "node-1", "--no-wait"]);
+    let log = kubectl.until("the apiserver ends", SOON, || {
+        let (_, log) = cluster.run(&["logs", "node-1", "kubelet"]);
+        if log.contains("kube-system/kube-apiserver-node-1 stopped") { Ok(log) } else { Err("it goes on".into()) }
+    });
+    assert!(!log.contains("kube-apiserver-node-1 did not end"), "{log}");
     let console = || cluster.ok(&["console", "node-1", "--no-follow"]);
     kubectl.until("the node ends", SOON, || {
         let text = console();
@@ -315,6 +322,8 @@ fn a_stop_in_order() {
     let text = console();
     let order = ["kubelet stopped", "containerd stopped", "etcd stopped"].map(|w| text.find(w).expect(w));
     assert!(order.is_sorted(), "{text}");
+    let told = ["shutting down", "kubelet stopped", "containerd stopped"];
+    text.lines().filter(|l| told.iter().any(|w| l.contains(w))).for_each(|l| println!("{l}"));
 }
 
 #[test]
