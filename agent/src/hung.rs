@@ -1,6 +1,8 @@
 //! A program that hangs tells nobody: its process is there, and its kernel takes connections for it. Those of this node that
 //! all else needs are asked, one after the other; PID 1 ends one that does not answer, and starts it again.
 //!
+//! One that hangs before its first answer is taken for one that starts, and nobody ends it.
+//!
 //! That there is an answer is all that is asked for, whatever it says: a kubelet or an etcd that is not well for a reason of its
 //! own (a slow disk, no leader) would not be better for a restart. HAProxy is asked by `lb/`, more often; keepalived's peers tell
 //! on it there; the apiserver and the other static pods have the kubelet's liveness probes.
