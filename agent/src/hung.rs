@@ -1,11 +1,9 @@
 //! A program that hangs tells nobody: its process is there, and its kernel takes connections for it. Those of this node that
 //! all else needs are asked, one after the other; PID 1 ends one that does not answer, and starts it again.
 //!
-//! One that hangs before its first answer is taken for one that starts, and nobody ends it.
-//!
 //! That there is an answer is all that is asked for, whatever it says: a kubelet or an etcd that is not well for a reason of its
-//! own (a slow disk, no leader) would not be better for a restart. HAProxy is asked by `lb/`, more often; keepalived's peers tell
-//! on it there; the apiserver and the other static pods have the kubelet's liveness probes.
+//! own (a slow disk, no leader) would not be better for a restart. HAProxy is asked by `lb/`, more often, and keepalived is looked
+//! at there; the apiserver and the other static pods have the kubelet's liveness probes.
 
 use crate::channel::Channel;
 use contract::control::FromAgent;
@@ -22,13 +20,16 @@ use std::time::{Duration, Instant};
 
 /// Nothing tells that a program hangs: all are asked this often.
 const ASK: Duration = Duration::from_secs(5);
-/// ... and this often while one has not answered yet: if it hangs before it did, it is taken for one that starts.
+/// ... and this often while one has not answered yet.
 const ASK_FIRST: Duration = Duration::from_millis(500);
 /// It answers within milliseconds; on a node that is busy it may be late.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many questions in a row without an answer, and it hangs: 10 to 16 seconds. A node is not Ready after 16, and kubeadm's
-/// etcd is given 80.
+/// So many questions in a row without an answer, and it hangs: 13 to 18 seconds, a little more when others hang, too. A node is
+/// not Ready after 16, and kubeadm's etcd is given 80.
 const SILENT: u32 = 3;
+/// ... of one that has not answered yet, and may be starting: half a minute. All of these listen only when they are about to
+/// answer.
+const STARTS: u32 = 10;
 
 /// Of a server of HTTP: its mux has an answer for that, and looks at nothing for it.
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -49,30 +50,32 @@ pub(crate) enum Silence {
 pub(crate) struct Watch {
     /// So many silences in a row.
     bears: u32,
-    /// It answered once since it was last given up: one that only starts is not taken for one that hangs.
+    /// ... of one that has not answered.
+    starts: u32,
+    /// It answered once since it was last given up.
     answered: bool,
     silent: u32,
 }
 
 impl Watch {
-    /// It hangs after so many silences in a row.
-    pub(crate) fn of(bears: u32) -> Self {
-        Self { bears, answered: false, silent: 0 }
+    /// It hangs after `bears` silences in a row; before its first answer, when it may only be starting, after `starts`.
+    pub(crate) fn of(bears: u32, starts: u32) -> Self {
+        Self { bears, starts, answered: false, silent: 0 }
     }
 
-    /// Takes what came of a question; answers why it hangs, once until it answers again.
+    /// Takes what came of a question; answers why it hangs, each time that it does.
     pub(crate) fn step(&mut self, heard: Result<(), Silence>) -> Option<String> {
         match heard {
             Ok(()) => (self.answered, self.silent) = (true, 0),
             Err(Silence::Absent) => (self.answered, self.silent) = (false, 0),
-            Err(Silence::Mute(why)) if self.answered => {
+            Err(Silence::Mute(why)) => {
                 self.silent += 1;
-                if self.silent >= self.bears {
+                let bears = if self.answered { self.bears } else { self.starts };
+                if self.silent >= bears {
                     (self.answered, self.silent) = (false, 0);
-                    return Some(format!("{} requests of the agent got no answer: {why}", self.bears));
+                    return Some(format!("{why}, {bears} times in a row"));
                 }
             }
-            Err(Silence::Mute(_)) => {}
         }
         None
     }
@@ -108,7 +111,7 @@ fn asked(config: &NodeConfig) -> Vec<Asked> {
 
 /// Asks for as long as this process is there, in a thread of its own.
 pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
-    let mut watched: Vec<(Asked, Watch)> = asked(config).into_iter().map(|a| (a, Watch::of(SILENT))).collect();
+    let mut watched: Vec<(Asked, Watch)> = asked(config).into_iter().map(|a| (a, Watch::of(SILENT, STARTS))).collect();
     if watched.is_empty() {
         return;
     }
@@ -144,7 +147,7 @@ fn ask(at: At) -> Result<(), Silence> {
         }),
     };
     heard.map_err(|e| match e.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Silence::Mute(format!("none within {PATIENCE:?}")),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Silence::Mute(format!("no answer within {PATIENCE:?}")),
         // Refused, or cut short: its kernel says that there is nobody, or was.
         _ => Silence::Absent,
     })
@@ -175,21 +178,24 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn mute() -> Result<(), Silence> {
-        Err(Silence::Mute("none in time".into()))
+        Err(Silence::Mute("no answer in time".into()))
+    }
+
+    /// The questions, counted from 1, at which it is said to hang.
+    fn said(watch: &mut Watch, heard: &[Result<(), Silence>]) -> Vec<usize> {
+        (1..).zip(heard).filter(|(_, h)| watch.step((*h).clone()).is_some()).map(|(i, _)| i).collect()
     }
 
     #[test]
-    fn one_that_starts_is_not_one_that_hangs() {
-        let mut watch = Watch::of(3);
-        assert!((0..9).all(|_| watch.step(mute()).is_none()), "it only starts");
+    fn one_that_answered_hangs_sooner_than_one_that_may_be_starting() {
+        let mut watch = Watch::of(3, 10);
+        assert_eq!(said(&mut watch, &vec![mute(); 25]), [10, 20]);
         let heard = [Ok(()), mute(), mute(), Ok(()), mute(), mute(), Err(Silence::Absent), mute(), mute(), mute()];
-        assert!(heard.into_iter().all(|h| watch.step(h).is_none()), "never thrice in a row since it answered");
-        let said: Vec<_> = [Ok(()), mute(), mute(), mute(), mute(), mute(), mute()].map(|h| watch.step(h)).into();
-        let told = "3 requests of the agent got no answer: none in time";
-        assert_eq!(
-            said.iter().map(Option::as_deref).collect::<Vec<_>>(),
-            [None, None, None, Some(told), None, None, None]
-        );
+        assert!(said(&mut watch, &heard).is_empty(), "never thrice in a row since it answered");
+        // It is ended, and the next one starts.
+        assert_eq!(said(&mut watch, &[&[Ok(())][..], &vec![mute(); 12]].concat()), [4]);
+        let why = [Ok(()), mute(), mute(), mute()].map(|h| watch.step(h));
+        assert_eq!(why[3].as_deref(), Some("no answer in time, 3 times in a row"));
     }
 
     /// What a program's end may do: it answers, whatever that is; it ends; it hangs; nobody is there.

@@ -38,7 +38,7 @@ pub(super) fn haproxy() -> Result<Masters, Silence> {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
         _ => Silence::Mute(e.to_string()),
     })?;
-    answer(stream).map_err(Silence::Mute)
+    answer(stream).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))
 }
 
 fn answer(mut stream: UnixStream) -> Result<Masters, String> {

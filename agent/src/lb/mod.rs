@@ -1,17 +1,16 @@
 //! What the agent `node` does on a load balancer, beside all else: it asks HAProxy through its own front door whether it
-//! answers and how many masters it reaches, and weighs this node for keepalived; and it listens whether keepalived does what
-//! its group does.
+//! answers and how many masters it reaches, and weighs this node for keepalived.
 //!
 //! | question | file |
 //! |---|---|
 //! | what follows from what was seen? | `watch.rs`, pure |
 //! | does HAProxy answer? | `ask.rs` |
 //! | who has the virtual IP? | `vip.rs` |
-//! | who says that he has it? does another router use our id? | `stranger.rs` |
-//! | does keepalived hang? | `group.rs`, pure |
+//! | does another router use our id? | `stranger.rs` |
+//! | does keepalived hang? | `keepalived.rs` |
 
 mod ask;
-mod group;
+mod keepalived;
 mod stranger;
 pub(crate) mod vip;
 mod watch;
@@ -22,7 +21,6 @@ use contract::control::FromAgent;
 use contract::control::condition::LINK;
 use contract::node::NodeConfig;
 use contract::{paths, users};
-use group::Group;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -39,18 +37,17 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
     // Listening comes before looking: an address that changes in between is heard of.
     let events = Netlink::open(true)?;
     let mut netlink = Netlink::open(false)?;
-    let mut watch = Watch::of(contract::lb::servers(config));
-    let began = Instant::now();
-    let mut keepalived = None;
     if let Some(vip) = vip {
         let link = vip::link_of(&mut netlink, config.node.address)?;
         write("link.conf", &format!("$LINK={link}\n"))?;
         // What an agent before this one wrote: this one has seen nothing yet.
         write("masters", "0\n")?;
         channel.done(LINK)?;
-        let advert = Duration::from_millis(config.lb.as_ref().map_or(0, |lb| lb.advert_ms).into());
-        keepalived = Some(Keepalived { link, ears: stranger::listen(config, vip, channel), group: Group::of(advert) });
+        stranger::listen(config, vip, channel);
+        keepalived::look_out(config, &link, channel);
     }
+    let mut watch = Watch::of(contract::lb::servers(config));
+    let began = Instant::now();
     let mut next = began;
     let mut held = None;
     // Until when the loopback has the address that was given up.
@@ -78,30 +75,9 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy()) {
                 act(decision, vip, channel)?;
             }
-            if let Some(why) = keepalived.as_mut().and_then(|k| k.step(began, held == Some(true))) {
-                channel.say(&FromAgent::Fault { service: "keepalived".into(), why })?;
-            }
             next = Instant::now() + watch.patience(began.elapsed());
         }
         wait(&events, kept.map_or(next, |until| until.min(next)))?;
-    }
-}
-
-/// What is known of it.
-struct Keepalived {
-    link: String,
-    ears: stranger::Ears,
-    group: Group,
-}
-
-impl Keepalived {
-    /// Why it hangs; `holds` is whether this node has the virtual IP.
-    fn step(&mut self, began: Instant, holds: bool) -> Option<String> {
-        let heard = self.ears.heard()?.0.map(|at| at.saturating_duration_since(began));
-        let why = self.group.step(began.elapsed(), holds, heard)?;
-        // Without a carrier it holds nothing, hears nobody, and is right.
-        let carrier = std::fs::read_to_string(format!("/sys/class/net/{}/carrier", self.link));
-        carrier.is_ok_and(|c| c.trim() == "1").then_some(why)
     }
 }
 

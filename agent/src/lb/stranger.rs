@@ -1,6 +1,5 @@
-//! Listens to the VRRP routers around: when a peer last said that it holds the address, and whether a router that is none of
-//! ours uses the same virtual router id: two clusters with one id on one network take each other's addresses away. Only what
-//! reaches this node is heard: multicast, or unicast meant for it.
+//! Listens whether a router that is none of ours uses the same virtual router id: two clusters with one id on one network
+//! take each other's addresses away. Only what reaches this node is heard: multicast, or unicast meant for it.
 
 use crate::channel::Channel;
 use contract::node::NodeConfig;
@@ -13,8 +12,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 /// IANA's protocol number.
 const VRRP: i32 = 112;
@@ -26,33 +23,9 @@ const PACKET: usize = 128;
 /// So many strangers are told; more would only fill the report.
 const TOLD_MAX: usize = 10;
 
-/// What was heard of peers.
-#[derive(Clone, Debug)]
-pub(super) struct Ears(Arc<Mutex<Heard>>);
-
-/// None = nobody listens.
-type Heard = Option<Peers>;
-
-/// When one of them last advertised; none = not yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Peers(pub(super) Option<Instant>);
-
-impl Ears {
-    fn set(&self, heard: Heard) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = heard;
-    }
-
-    /// So far.
-    pub(super) fn heard(&self) -> Heard {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// In a thread of its own. That it cannot listen is told, and no reason not to balance.
-pub(super) fn listen(config: &NodeConfig, vip: IpAddr, channel: Channel) -> Ears {
-    let ears = Ears(Arc::new(Mutex::new(Some(Peers::default()))));
-    let heard = ears.clone();
-    let Some(lb) = &config.lb else { return ears };
+pub(super) fn listen(config: &NodeConfig, vip: IpAddr, channel: Channel) {
+    let Some(lb) = &config.lb else { return };
     let known: BTreeSet<IpAddr> = lb.peers.iter().map(|p| p.address).collect();
     let (own, id) = (config.node.address, lb.virtual_router_id);
     std::thread::spawn(move || {
@@ -60,9 +33,7 @@ pub(super) fn listen(config: &NodeConfig, vip: IpAddr, channel: Channel) -> Ears
             let mut told = BTreeSet::new();
             loop {
                 let Some((from, found)) = receive(&fd, vip.is_ipv4())? else { continue };
-                if Some(found) == id && from != own && known.contains(&from) {
-                    heard.set(Some(Peers(Some(Instant::now()))));
-                } else if Some(found) == id && !known.contains(&from) && told.len() < TOLD_MAX && told.insert(from) {
+                if Some(found) == id && !known.contains(&from) && told.len() < TOLD_MAX && told.insert(from) {
                     let text = format!(
                         "{from} advertises the virtual router id {found}, which is this cluster's: they would take each \
                          other's addresses away; hint: [lb] virtual_router_id"
@@ -74,10 +45,8 @@ pub(super) fn listen(config: &NodeConfig, vip: IpAddr, channel: Channel) -> Ears
         let result: io::Result<()> = result;
         if let Err(e) = result {
             eprintln!("listening to other VRRP routers: {e}");
-            heard.set(None);
         }
     });
-    ears
 }
 
 /// A socket that hears what VRRP routers tell this node.

@@ -22,6 +22,8 @@ const HOLDER: Hesitation = Hesitation { lost: Duration::from_secs(1), regained: 
 const OTHERS: Hesitation = Hesitation { lost: Duration::ZERO, regained: Duration::from_secs(5) };
 /// So many questions in a row without an answer, and HAProxy hangs.
 const SILENT: u32 = 2;
+/// ... of one that has not answered yet: it may be starting, which takes a tenth of a second.
+const STARTS: u32 = 25;
 
 /// HAProxy tells nobody that it hangs: it is asked this often.
 pub(crate) const ASK: Duration = Duration::from_millis(200);
@@ -79,7 +81,7 @@ impl Watch {
     pub(crate) fn of(servers: Vec<String>) -> Self {
         // Which connections there are from before, nobody knows: a server that is down at first loses them.
         let servers = servers.into_iter().map(|name| Server { name, down: None, cut: false }).collect();
-        Self { haproxy: hung::Watch::of(SILENT), since: None, weight: 0, servers }
+        Self { haproxy: hung::Watch::of(SILENT, STARTS), since: None, weight: 0, servers }
     }
 
     /// How long until it is to be asked again.

@@ -6,8 +6,8 @@
 //! | who holds the virtual IP? | `keepalived.rs` |
 //!
 //! No script asks whether HAProxy is well: keepalived is bound to it, so that PID 1 stops keepalived (which tells its peers)
-//! in the moment in which HAProxy ends or, by the word of the agent that asks it, hangs. That keepalived hangs the agent sees by
-//! what its group does (agent/src/lb/group.rs).
+//! in the moment in which HAProxy ends or, by the word of the agent that asks it, hangs. That keepalived itself hangs the agent
+//! sees, too (agent/src/lb/keepalived.rs).
 
 mod haproxy;
 mod keepalived;
