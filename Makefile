@@ -43,6 +43,7 @@ soak: check image
 	$(QUORATE) chaos examples/stacked.toml --again
 	$(QUORATE) chaos examples/external.toml --again
 	$(QUORATE) chaos examples/compact.toml --again
+	$(QUORATE) chaos examples/stacked.toml --minutes 30 idle quiet
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image

@@ -54,6 +54,9 @@ pub(crate) struct Chaos {
     /// Run rows again that were measured already
     #[arg(long)]
     pub(crate) again: bool,
+    /// How long the rows quiet, idle and bad-network-long last, guest minutes
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    pub(crate) minutes: u32,
     /// How results are printed
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -56,7 +56,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Runs it.
 pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     if args.list {
-        rows::ROWS.iter().for_each(|r| println!("{:<20} {}", r.name, r.what));
+        rows::ROWS.iter().for_each(|r| println!("{:<20} {}", r.name, r.words("--minutes")));
         return Ok(());
     }
     let wanted = rows::named(&args.rows).map_err(|e| Refused(vec![e]))?;
@@ -68,19 +68,19 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let mut results = Results::read(&dir, &subject)?;
     let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
     other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));
-    let open = rows.iter().filter(|r| args.again || !results.has(r.name));
+    let open = rows.iter().filter(|r| args.again || !results.has(r, args.minutes));
     let open: Vec<&&Row> = open.collect();
     let mut failed = Vec::new();
     if !open.is_empty() {
         let borne = ready(&own, &spec, &args.lab, &subject)?;
         // A row that cannot be measured says so; the others are measured nevertheless.
         for row in open {
-            eprintln!("quorate: {}: {}", row.name, row.what);
+            eprintln!("quorate: {}: {}", row.name, row.words(&args.minutes.to_string()));
             let pace = pace::of_row(row, borne);
             up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
-            match measured(&own, &spec, row) {
+            match measured(&own, &spec, row, args.minutes) {
                 Ok((figures, picture)) => {
-                    results.keep(row.name, pace, figures)?;
+                    results.keep(row, args.minutes, pace, figures)?;
                     crate::store::write_whole(&picture_of(&dir, row), picture.as_bytes())?;
                 }
                 Err(e) => {
@@ -201,7 +201,7 @@ fn picture_of(dir: &Path, row: &Row) -> PathBuf {
 }
 
 /// The figures, and the timeline as SVG.
-fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, String)> {
+fn measured(own: &Path, spec: &Spec, row: &Row, minutes: u32) -> Result<(measure::Figures, String)> {
     let now = status(&spec.cluster.name)?;
     let clock = Clock::new(now.dilation)?;
     let client = administrator(spec, own, &now, measure::PATIENCE)?;
@@ -213,7 +213,6 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     let mut marks: Vec<timeline::Mark> = Vec::new();
     let mut told = measure::around(&client, clock, row.asked, || {
         let mut mark = |text: String| marks.push((clock.guest(began.elapsed()), text));
-        // How long nothing is done, not a wait for an event.
         std::thread::sleep(clock.host(CALM));
         for step in row.steps {
             match step {
@@ -222,11 +221,13 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
                     noticed = Some(last.elapsed());
                     mark(notice.word().into());
                 }
-                Step::Calm(_) => done(own, spec, clock, *step)?,
+                // How long nothing is done, not waits for an event.
+                Step::Calm(ms) => std::thread::sleep(clock.host(Duration::from_millis(*ms))),
+                Step::Minutes => std::thread::sleep(clock.host(Duration::from_secs(60) * minutes)),
                 _ => {
                     last = Instant::now();
                     mark(step.word());
-                    done(own, spec, clock, *step)?;
+                    done(own, spec, *step)?;
                     struck.get_or_insert_with(|| clock.guest(began.elapsed()));
                 }
             }
@@ -252,7 +253,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row) -> Result<(measure::Figures, Str
     }
     told.figures.healthy_ms = clock.guest(healthy).as_secs_f64() * 1000.0;
     told.figures.noticed_ms = noticed.map(|n| clock.guest(n).as_secs_f64() * 1000.0);
-    let picture = timeline::draw(row.what, &told, &marks);
+    let picture = timeline::draw(&row.words(&minutes.to_string()), &told, &marks);
     Ok((told.figures, picture))
 }
 
@@ -276,7 +277,7 @@ fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice) -> Result<()>
     }
 }
 
-fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
+fn done(own: &Path, spec: &Spec, step: Step) -> Result<()> {
     let name = &spec.cluster.name;
     let now = status(name)?;
     let nodes = |whom| found(own, spec, &now, whom);
@@ -333,11 +334,8 @@ fn done(own: &Path, spec: &Spec, clock: Clock, step: Step) -> Result<()> {
                 .try_for_each(|node| tell(name, &Request::Signal { node, service: service.into(), signal }))
         }
         Step::Clock(seconds) => tell(name, &Request::Clock { nodes: vec![], seconds }),
-        Step::Until(_) => Ok(()),
-        Step::Calm(ms) => {
-            std::thread::sleep(clock.host(Duration::from_millis(ms)));
-            Ok(())
-        }
+        // Waits are `measured`'s.
+        Step::Until(_) | Step::Calm(_) | Step::Minutes => Ok(()),
     }
 }
 

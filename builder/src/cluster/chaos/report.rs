@@ -25,6 +25,9 @@ pub(crate) struct Measured {
     runs: u32,
     /// When last, seconds since the epoch.
     at: u64,
+    /// How long it lasted, guest minutes, if that is one's to say ([`Row::is_long`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    minutes: Option<u32>,
     /// Host seconds per guest second.
     dilation: f64,
     /// Of the last run.
@@ -49,16 +52,18 @@ impl Results {
         self.rows.get(row).filter(|m| m.subject == self.subject)
     }
 
-    pub(crate) fn has(&self, row: &str) -> bool {
-        self.of(row).is_some()
+    /// Whether it was run, and for so many minutes if it is one that lasts.
+    pub(crate) fn has(&self, row: &Row, minutes: u32) -> bool {
+        self.of(row.name).is_some_and(|m| !row.is_long() || m.minutes >= Some(minutes))
     }
 
     /// Written at once: whoever is interrupted goes on from here.
-    pub(crate) fn keep(&mut self, row: &str, dilation: f64, figures: Figures) -> Result<()> {
-        let runs = self.of(row).map_or(0, |m| m.runs) + 1;
+    pub(crate) fn keep(&mut self, row: &Row, minutes: u32, dilation: f64, figures: Figures) -> Result<()> {
+        let runs = self.of(row.name).map_or(0, |m| m.runs) + 1;
+        let minutes = row.is_long().then_some(minutes);
         let subject = self.subject.clone();
         let at = now()?;
-        self.rows.insert(row.into(), Measured { subject, runs, at, dilation, figures });
+        self.rows.insert(row.name.into(), Measured { subject, runs, at, minutes, dilation, figures });
         crate::store::write_whole(&self.path, self.json()?.as_bytes())
     }
 
@@ -74,10 +79,11 @@ impl Results {
                         |---|---|---|---|---|---|---|---|---|---|\n"
                 .to_owned();
         for row in rows {
-            let Some(Measured { figures: f, .. }) = self.of(row.name) else { continue };
+            let Some(Measured { figures: f, minutes, .. }) = self.of(row.name) else { continue };
+            let minutes = minutes.map(|m| m.to_string()).unwrap_or_default();
             text += &format!(
                 "| {} | {} s | {} s | {} of {} | {} | {} | {} s | {} | {} | {} s |\n",
-                row.what,
+                row.words(&minutes),
                 s(f.read_gap_ms),
                 s(f.write_gap_ms),
                 f.reads_failed + f.writes_failed,
@@ -116,19 +122,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_row_that_lasted_too_short_is_run_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut results = Results::read(dir.path(), "one").expect("none yet");
+        let row = super::super::rows::named(&["idle".into()]).expect("a row");
+        results.keep(row[0], 10, 14.0, Figures::default()).expect("kept");
+        assert_eq!([9, 10, 11].map(|m| results.has(row[0], m)), [true, true, false]);
+        assert!(results.table(&row).contains("| nothing is done and nobody asks much, 10 minutes |"));
+    }
+
+    #[test]
     fn what_is_kept_is_shown_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut results = Results::read(dir.path(), "one").expect("none yet");
         let row = super::super::rows::named(&["lb-power".into()]).expect("a row");
-        assert!(!results.has("lb-power") && results.table(&row).lines().count() == 2);
+        assert!(!results.has(row[0], 10) && results.table(&row).lines().count() == 2);
         let figures =
             Figures { read_gap_ms: 420.0, reads: 100, reads_failed: 1, lost: vec!["7".into()], ..Figures::default() };
-        results.keep("lb-power", 14.0, figures.clone()).expect("kept");
-        results.keep("lb-power", 14.0, figures).expect("kept");
+        results.keep(row[0], 10, 14.0, figures.clone()).expect("kept");
+        results.keep(row[0], 10, 14.0, figures).expect("kept");
         let other = Results::read(dir.path(), "other images").expect("read");
-        assert!(!other.has("lb-power") && other.lost(&row).is_empty());
+        assert!(!other.has(row[0], 10) && other.lost(&row).is_empty());
         let again = Results::read(dir.path(), "one").expect("read");
         assert_eq!(again.rows["lb-power"].runs, 2);
+        assert!(again.has(row[0], 30), "it takes what it takes");
         let table = again.table(&row);
         assert!(table.contains("| the virtual IP's holder loses power | 0.42 s | 0.00 s | 1 of 100 |"), "{table}");
         assert_eq!(again.lost(&row), ["7"]);

@@ -49,6 +49,8 @@ pub(crate) enum Step {
     Clock(i64),
     /// So long nothing is done, guest milliseconds.
     Calm(u64),
+    /// ... for as many minutes as one wants: of what may come seldom.
+    Minutes,
     /// Until the cluster has noticed, which is measured.
     Until(Notice),
 }
@@ -66,8 +68,8 @@ pub(crate) enum Notice {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// For people.
-    pub(crate) what: &'static str,
+    /// What is done; [`Row::words`] says it to people.
+    what: &'static str,
     /// Roles that the cluster must have for it.
     pub(crate) needs: &'static [Role],
     pub(crate) steps: &'static [Step],
@@ -86,7 +88,17 @@ pub(crate) enum Asked {
 impl Row {
     /// Whether nothing is done in it, so that nothing may change.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.steps.iter().all(|s| matches!(s, Calm(_)))
+        self.steps.iter().all(|s| matches!(s, Calm(_) | Minutes))
+    }
+
+    /// Whether it lasts as many minutes as one wants.
+    pub(crate) fn is_long(&self) -> bool {
+        self.steps.contains(&Minutes)
+    }
+
+    /// For people. `minutes` is how long it lasts, if it is long.
+    pub(crate) fn words(&self, minutes: &str) -> String {
+        if self.is_long() { format!("{}, {minutes} minutes", self.what) } else { self.what.into() }
     }
 }
 
@@ -107,6 +119,7 @@ impl Step {
             Signal(whom, service, signal) => format!("{} for {service}: {}", signal.word(), whom.word()),
             Clock(by) => format!("clocks {by:+} s"),
             Calm(ms) => format!("nothing for {ms} ms"),
+            Minutes => "nothing for minutes".into(),
             Until(notice) => notice.word().into(),
         }
     }
@@ -137,13 +150,15 @@ impl Notice {
 
 use Notice::{NotReady, TakenOver};
 use ServiceSignal::{Cont, Kill as Sigkill, Stop};
-use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Reboot, Signal, Slow, Start, Until, Wipe};
+use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Minutes, Reboot, Signal, Slow, Start, Until, Wipe};
 use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
 const NOTICED: Step = Calm(4000);
 /// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs).
 const ENDED: Step = Calm(25_000);
+
+const BAD: Step = Bad { loss: 1, delay_ms: 15, jitter_ms: 5 };
 
 const LB: &[Role] = &[Role::Lb];
 const ETCD: &[Role] = &[Role::Etcd];
@@ -260,12 +275,8 @@ pub(crate) const ROWS: &[Row] = &[
         &[Apart(Role::Master), NOTICED, Heal],
     ),
     row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
-    row(
-        "bad-network",
-        "1 % loss and 15 ms +- 5 ms everywhere",
-        &[],
-        &[Bad { loss: 1, delay_ms: 15, jitter_ms: 5 }, Calm(20_000), Heal],
-    ),
+    row("bad-network", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Calm(20_000), Heal]),
+    row("bad-network-long", "the same for long: 1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Minutes, Heal]),
     row(
         "slow-disk",
         "the disk of etcd's leader does 20 operations a second",
@@ -281,11 +292,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
     row("all-power-often", "every node loses power, 20 times in a row, while it boots", &[], &OFTEN),
-    row("quiet", "ten minutes in which nothing is done", &[], &[Calm(600_000)]),
-    Row {
-        asked: Asked::Little,
-        ..row("idle", "ten minutes in which nothing is done and nobody asks much", &[], &[Calm(600_000)])
-    },
+    row("quiet", "nothing is done", &[], &[Minutes]),
+    Row { asked: Asked::Little, ..row("idle", "nothing is done and nobody asks much", &[], &[Minutes]) },
     row(
         "clock-ahead",
         "every clock jumps an hour ahead, and back",
@@ -328,8 +336,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_in_which_nothing_is_done_are_known() {
-        assert_eq!(ROWS.iter().filter(|r| r.is_quiet()).map(|r| r.name).collect::<Vec<_>>(), ["quiet", "idle"]);
+    fn rows_in_which_nothing_is_done_and_those_that_last_are_known() {
+        let of = |is: fn(&Row) -> bool| ROWS.iter().filter(|r| is(r)).map(|r| r.name).collect::<Vec<_>>();
+        assert_eq!(of(Row::is_quiet), ["quiet", "idle"]);
+        assert_eq!(of(Row::is_long), ["bad-network-long", "quiet", "idle"]);
+        let words = |name: &str| named(&[name.into()]).expect("a row")[0].words("10");
+        assert_eq!(words("quiet"), "nothing is done, 10 minutes");
+        assert_eq!(words("all-power"), "every node loses power");
     }
 
     #[test]
