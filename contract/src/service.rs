@@ -71,6 +71,35 @@ pub struct Service {
     pub last: bool,
 }
 
+impl Service {
+    /// A program of root's that needs nothing, ends when it is told to, and is ready as soon as it runs.
+    pub fn of(name: &str, command: Vec<String>) -> Self {
+        Self {
+            name: name.into(),
+            command,
+            user: crate::users::ROOT,
+            env: BTreeMap::new(),
+            environment_from: None,
+            needs: vec![],
+            bound_to: vec![],
+            stops_after: vec![],
+            after: vec![],
+            farewell: vec![],
+            farewell_ms: 0,
+            stop: StopSignal::default(),
+            stop_ms: None,
+            reload: None,
+            provides: vec![],
+            ready: Ready::Started,
+            kills: Kills::default(),
+            memory_max: None,
+            pids_max: None,
+            agent: false,
+            last: false,
+        }
+    }
+}
+
 /// When a service counts as ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,7 +9,7 @@ use super::{NodePlan, directory, owned};
 use contract::control::condition::{ADDRESS, FORMED, MEMBER, PKI, SNAPSHOT};
 use contract::node::{NodeConfig, Restore};
 use contract::ports::{ETCD_CLIENT, ETCD_METRICS, ETCD_PEER};
-use contract::service::{Kills, Ready, Service};
+use contract::service::{Ready, Service};
 use contract::{paths, users};
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,29 +22,16 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
         plan.services.extend(restore(config, &wanted));
     }
     plan.services.push(Service {
-        name: "etcd".into(),
-        command: command(config),
         user: users::ETCD,
         // etcd's own collector lets memory grow to twice what is live; this is a hint, not a limit.
         env: [("HOME".to_owned(), "/".to_owned())].into(),
         environment_from: Some(format!("{}/etcd", paths::ENV)),
         needs: owned(&[ADDRESS, PKI, MEMBER]),
-        bound_to: vec![],
         // The apiserver on this node writes to it to the end.
         stops_after: owned(if config.has_kubelet() { &["containerd"] } else { &[] }),
-        after: vec![],
-        farewell: vec![],
-        farewell_ms: 0,
-        stop: Default::default(),
-        stop_ms: None,
-        reload: None,
-        provides: vec![],
         ready: Ready::NotifyThenDone(owned(&[FORMED])),
-        kills: Kills::Cgroup,
-        memory_max: None,
         pids_max: Some(1024),
-        agent: false,
-        last: false,
+        ..Service::of("etcd", command(config))
     });
 }
 
@@ -53,15 +40,11 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) {
 fn restore(config: &NodeConfig, wanted: &Restore) -> [Service; 2] {
     let number = wanted.number.to_string();
     let once = |name: &str, user, needs: &[&str], command: Vec<String>| Service {
-        command,
         user,
         needs: owned(needs),
         ready: Ready::Ended,
-        memory_max: None,
-        kills: Kills::Cgroup,
-        agent: false,
         pids_max: Some(1024),
-        ..super::agent(name)
+        ..Service::of(name, command)
     };
     let peer = format!("https://{}", SocketAddr::new(config.node.address, ETCD_PEER));
     let name = config.name();

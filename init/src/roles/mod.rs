@@ -8,7 +8,7 @@ mod lb;
 use contract::node::Role;
 use contract::paths;
 use contract::seed::NodeSeed;
-use contract::service::{Kills, Ready, Service};
+use contract::service::{Ready, Service};
 use contract::users;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -58,27 +58,10 @@ fn directory(path: &str, mode: u32, owner: u32) -> Directory {
 
 fn agent(verb: &str) -> Service {
     Service {
-        name: verb.into(),
-        command: vec![paths::AGENT.into(), verb.into()],
-        user: users::ROOT,
-        env: Default::default(),
-        environment_from: None,
-        needs: vec![],
-        bound_to: vec![],
-        stops_after: vec![],
-        after: vec![],
-        farewell: vec![],
-        farewell_ms: 0,
-        stop: Default::default(),
-        stop_ms: None,
-        reload: None,
-        provides: vec![],
-        ready: Ready::Started,
-        kills: Kills::Cgroup,
         memory_max: Some(AGENT_MEMORY),
         pids_max: Some(64),
         agent: true,
-        last: false,
+        ..Service::of(verb, vec![paths::AGENT.into(), verb.into()])
     }
 }
 

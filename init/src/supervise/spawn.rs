@@ -114,29 +114,7 @@ impl Reaper {
         mut wake: impl FnMut(u64),
     ) -> Result<(), String> {
         const NAME: &str = "(step)";
-        let service = Service {
-            name: NAME.into(),
-            command: command.iter().map(ToString::to_string).collect(),
-            user: 0,
-            env: BTreeMap::new(),
-            environment_from: None,
-            needs: vec![],
-            bound_to: vec![],
-            stops_after: vec![],
-            after: vec![],
-            farewell: vec![],
-            farewell_ms: 0,
-            stop: Default::default(),
-            stop_ms: None,
-            reload: None,
-            provides: vec![],
-            ready: contract::service::Ready::Started,
-            kills: contract::service::Kills::Process,
-            memory_max: None,
-            pids_max: None,
-            agent: false,
-            last: false,
-        };
+        let service = Service::of(NAME, command.iter().map(ToString::to_string).collect());
         let io = Io { stdin, output, channel: None };
         let pid = self.spawn(&service, &[], io, &Group::none()).map_err(|e| format!("{}: {e}", command[0]))?;
         let deadline = now() + bound;

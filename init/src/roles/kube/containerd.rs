@@ -2,7 +2,7 @@
 //!
 //! Its file follows containerd 2.4's own documentation (`docs/cri/config.md`, configuration version 4).
 
-use super::super::{File, NodePlan, agent, owned};
+use super::super::{File, NodePlan, owned};
 use contract::control::condition::ADDRESS;
 use contract::service::{Kills, Ready, Service};
 use contract::{paths, users};
@@ -29,26 +29,19 @@ const DISABLED: [&str; 9] = [
 pub(super) fn add(plan: &mut NodePlan) {
     plan.files.push(File { path: CONFIG.into(), mode: 0o644, owner: users::ROOT, content: configuration() });
     plan.services.push(Service {
-        name: "containerd".into(),
-        command: owned(&["/usr/bin/containerd", "--config", CONFIG]),
         // Of whoever pulls images from a registry.
         env: [("SSL_CERT_DIR".to_owned(), "/usr/share/ca-certificates/mozilla".to_owned())].into(),
         ready: Ready::Notify,
         // Its shims live in its group, and with them every pod: they outlive it, and have no limit of memory.
         kills: Kills::Process,
-        memory_max: None,
-        pids_max: None,
-        agent: false,
-        ..agent("containerd")
+        ..Service::of("containerd", owned(&["/usr/bin/containerd", "--config", CONFIG]))
     });
+    let import = owned(&["/usr/bin/cri-import", paths::CONTAINERD_SOCK, paths::IMAGES]);
     plan.services.push(Service {
-        name: "pause-image".into(),
-        command: owned(&["/usr/bin/cri-import", paths::CONTAINERD_SOCK, paths::IMAGES]),
         needs: owned(&["containerd", ADDRESS]),
         ready: Ready::Ended,
-        memory_max: None,
-        agent: false,
-        ..agent("pause-image")
+        pids_max: Some(64),
+        ..Service::of("pause-image", import)
     });
 }
 

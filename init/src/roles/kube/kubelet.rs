@@ -37,8 +37,6 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
         needs.push(API.into());
     }
     plan.services.push(Service {
-        name: "kubelet".into(),
-        command: command(config),
         needs,
         ready: Ready::NotifyThenDone(owned(&done)),
         // A kubelet that comes back finds its pods as they were; at the end of the node they are stopped in order, after
@@ -46,10 +44,7 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
         kills: Kills::Process,
         farewell: owned(&["/usr/bin/cri-stop", paths::CONTAINERD_SOCK, &PODS_STOP_S.to_string()]),
         farewell_ms: PODS_STOP_S * 1000 + MARGIN_MS,
-        memory_max: None,
-        pids_max: None,
-        agent: false,
-        ..agent("kubelet")
+        ..Service::of("kubelet", command(config))
     });
     // Nothing but what it does when it is stopped, before the kubelet is.
     plan.services.push(Service { needs: owned(&["kubelet"]), stop_ms: Some(DRAIN_MS), ..agent("drain") });

@@ -16,7 +16,7 @@ use super::{File, NodePlan, directory, owned};
 use contract::control::condition::{ADDRESS, LINK};
 use contract::lb::{DRAIN_MS, HAND_OVER_MS};
 use contract::node::NodeConfig;
-use contract::service::{Kills, Ready, ReloadSignal, Service, StopSignal};
+use contract::service::{Ready, ReloadSignal, Service, StopSignal};
 use contract::{paths, users};
 
 /// Adds it to a plan.
@@ -48,69 +48,46 @@ fn file(path: &str, content: String) -> File {
 }
 
 fn haproxy_service() -> Service {
+    // With a master process, which keeps the listening sockets over a reload, and says READY=1.
+    let command = owned(&["/usr/sbin/haproxy", "-Ws", "-f", HAPROXY_CFG]);
     Service {
-        name: "haproxy".into(),
-        // With a master process, which keeps the listening sockets over a reload, and says READY=1.
-        command: owned(&["/usr/sbin/haproxy", "-Ws", "-f", HAPROXY_CFG]),
         user: users::HAPROXY,
-        env: Default::default(),
-        environment_from: None,
         needs: owned(&[ADDRESS]),
-        bound_to: vec![],
-        stops_after: vec![],
-        after: vec![],
-        farewell: vec![],
-        farewell_ms: 0,
         stop: StopSignal::Usr1,
         stop_ms: Some(DRAIN_MS.into()),
         reload: Some(ReloadSignal::Usr2),
-        provides: vec![],
         ready: Ready::Notify,
-        kills: Kills::Cgroup,
-        memory_max: None,
         pids_max: Some(64),
-        agent: false,
-        last: false,
+        ..Service::of("haproxy", command)
     }
 }
 
 fn keepalived_service(vip: &str) -> Service {
+    let command = owned(&[
+        "/usr/sbin/keepalived",
+        "--dont-fork",
+        "--log-console",
+        "--vrrp",
+        "--use-file",
+        KEEPALIVED_CONF,
+        "--pid",
+        "/run/quorate/lb/keepalived.pid",
+        "--vrrp_pid",
+        "/run/quorate/lb/vrrp.pid",
+    ]);
     Service {
-        name: "keepalived".into(),
-        command: owned(&[
-            "/usr/sbin/keepalived",
-            "--dont-fork",
-            "--log-console",
-            "--vrrp",
-            "--use-file",
-            KEEPALIVED_CONF,
-            "--pid",
-            "/run/quorate/lb/keepalived.pid",
-            "--vrrp_pid",
-            "/run/quorate/lb/vrrp.pid",
-        ]),
-        user: users::ROOT,
-        env: Default::default(),
-        environment_from: None,
         needs: owned(&[ADDRESS, LINK]),
         bound_to: owned(&["haproxy"]),
-        stops_after: vec![],
         // One that was killed leaves the address behind, and its peer takes it: nobody may hold it twice.
         after: owned(&[paths::AGENT, "drop-vip", vip]),
         // HAProxy, which is stopped next, takes connections until its peer has the address: nobody is refused in between.
         farewell: owned(&[paths::AGENT, "hand-over-vip", vip]),
         farewell_ms: u64::from(HAND_OVER_MS) + MARGIN_MS,
-        stop: StopSignal::Term,
-        stop_ms: None,
         reload: Some(ReloadSignal::Hup),
-        provides: vec![],
         // It can say READY=1, but says it only to a PID 1 that is called systemd.
         ready: Ready::Started,
-        kills: Kills::Cgroup,
-        memory_max: None,
         pids_max: Some(64),
-        agent: false,
-        last: false,
+        ..Service::of("keepalived", command)
     }
 }
 

@@ -3,29 +3,7 @@ use proptest::prelude::*;
 
 fn service(name: &str, needs: &[&str], ready: Ready) -> Service {
     let own = |l: &[&str]| l.iter().map(ToString::to_string).collect();
-    Service {
-        name: name.into(),
-        command: vec!["/bin/true".into()],
-        user: 0,
-        env: Default::default(),
-        environment_from: None,
-        needs: own(needs),
-        bound_to: vec![],
-        stops_after: vec![],
-        after: vec![],
-        farewell: vec![],
-        farewell_ms: 0,
-        stop: Default::default(),
-        stop_ms: None,
-        reload: None,
-        provides: vec![],
-        ready,
-        kills: Kills::Cgroup,
-        memory_max: None,
-        pids_max: None,
-        agent: false,
-        last: false,
-    }
+    Service { needs: own(needs), ready, ..Service::of(name, vec!["/bin/true".into()]) }
 }
 
 /// network -> node (provides pki) -> etcd, and the log agent that goes last.
