@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// A member answers in milliseconds; a change of the membership takes a round of consensus.
@@ -297,24 +298,37 @@ fn of_apiserver(config: &NodeConfig) -> Vec<IpAddr> {
 
 /// Whether a member that the apiserver of this node has sees a leader; else why not, of the last one.
 pub(crate) fn serves_apiserver(config: &NodeConfig) -> Result<(), String> {
-    let mut why = "there is no member".to_owned();
-    for address in of_apiserver(config) {
+    first_of(of_apiserver(config), |address| {
         let bound = if address.is_loopback() { LOCAL_SILENCE } else { SILENCE };
         match Gateway::as_apiserver(address, bound).and_then(|g| g.status()) {
-            Ok(status) if status.sees_leader() => return Ok(()),
-            Ok(_) => why = format!("{address} sees no leader"),
-            Err(e) => why = format!("{address}: {e}"),
+            Ok(status) if status.sees_leader() => Ok(()),
+            Ok(_) => Err(format!("{address} sees no leader")),
+            Err(e) => Err(format!("{address}: {e}")),
         }
-    }
-    Err(why)
+    })
 }
 
 /// Whether the etcd of this node's apiserver has a key with a prefix.
-pub(crate) fn has_keys(config: &NodeConfig, prefix: &[u8]) -> Result<bool, String> {
+pub(crate) fn has_keys(config: &NodeConfig, prefix: &'static [u8]) -> Result<bool, String> {
+    first_of(of_apiserver(config), |address| Gateway::as_apiserver(address, SILENCE).and_then(|g| g.has_keys(prefix)))
+}
+
+/// The first good answer of members that are all asked at once: one without power is not waited for. Else the last one's error.
+fn first_of<T: Send + 'static>(
+    members: Vec<IpAddr>,
+    ask: impl Fn(IpAddr) -> Result<T, String> + Copy + Send + 'static,
+) -> Result<T, String> {
+    let (tell, told) = channel();
+    for address in members {
+        let tell = tell.clone();
+        // Whoever is late finds that nobody listens any more.
+        std::thread::spawn(move || drop(tell.send(ask(address))));
+    }
+    drop(tell);
     let mut why = "there is no member".to_owned();
-    for address in of_apiserver(config) {
-        match Gateway::as_apiserver(address, SILENCE).and_then(|g| g.has_keys(prefix)) {
-            Ok(has) => return Ok(has),
+    for answer in told {
+        match answer {
+            Ok(good) => return Ok(good),
             Err(e) => why = e,
         }
     }
@@ -330,6 +344,26 @@ fn refusal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_member_that_is_silent_is_not_waited_for() {
+        // It answers when the test is over.
+        static SILENT: Mutex<()> = Mutex::new(());
+        let over = SILENT.lock().expect("free");
+        let of = |members: &[u8]| {
+            let members = members.iter().map(|m| IpAddr::from([192, 0, 2, *m])).collect();
+            first_of(members, |address| match address.to_string().as_str() {
+                "192.0.2.1" => SILENT.lock().map(drop).map_err(|e| e.to_string()),
+                "192.0.2.2" => Err("refused".into()),
+                _ => Ok(()),
+            })
+        };
+        assert_eq!(of(&[1, 2, 3]), Ok(()));
+        assert_eq!(of(&[2, 2]), Err("refused".into()));
+        assert_eq!(of(&[]), Err("there is no member".into()));
+        drop(over);
+    }
 
     #[test]
     fn reads_etcds_answers() {
