@@ -1,5 +1,5 @@
 //! A program that hangs tells nobody: its process is there, and its kernel takes connections for it. Those of this node that
-//! all else needs are asked, one after the other; PID 1 ends one that does not answer, and starts it again.
+//! all else needs are asked; PID 1 ends one that does not answer, and starts it again.
 //!
 //! That there is an answer is all that is asked for, whatever it says: a kubelet or an etcd that is not well for a reason of its
 //! own (a slow disk, no leader) would not be better for a restart. HAProxy is asked by `lb/`, more often, and keepalived is looked
@@ -24,8 +24,8 @@ const ASK: Duration = Duration::from_secs(5);
 const ASK_FIRST: Duration = Duration::from_millis(500);
 /// It answers within milliseconds; on a node that is busy it may be late.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many questions in a row without an answer, and it hangs: 13 to 18 seconds, a little more when others hang, too. A node is
-/// not Ready after 16, and kubeadm's etcd is given 80.
+/// So many questions in a row without an answer, and it hangs: 13 to 18 seconds. A node is not Ready after 16, and kubeadm's etcd
+/// is given 80.
 const SILENT: u32 = 3;
 /// ... of one that has not answered yet, and may be starting: half a minute. All of these listen only when they are about to
 /// answer.
@@ -109,26 +109,24 @@ fn asked(config: &NodeConfig) -> Vec<Asked> {
     all
 }
 
-/// Asks for as long as this process is there, in a thread of its own.
+/// Asks for as long as this process is there: each in a thread of its own, as one that hangs makes whoever asks it wait.
 pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
-    let mut watched: Vec<(Asked, Watch)> = asked(config).into_iter().map(|a| (a, Watch::of(SILENT, STARTS))).collect();
-    if watched.is_empty() {
-        return;
-    }
-    std::thread::spawn(move || {
-        loop {
-            let began = Instant::now();
-            for (asked, watch) in &mut watched {
-                let Some(why) = watch.step(ask(asked.at)) else { continue };
-                if let Err(e) = channel.say(&FromAgent::Fault { service: asked.service.into(), why }) {
-                    eprintln!("programs that hang: {e}");
+    for asked in asked(config) {
+        std::thread::spawn(move || {
+            let mut watch = Watch::of(SILENT, STARTS);
+            loop {
+                let began = Instant::now();
+                if let Some(why) = watch.step(ask(asked.at))
+                    && let Err(e) = channel.say(&FromAgent::Fault { service: asked.service.into(), why })
+                {
+                    eprintln!("whether {} hangs: {e}", asked.service);
                     std::process::exit(1);
                 }
+                let every = if watch.answered { ASK } else { ASK_FIRST };
+                std::thread::sleep(every.saturating_sub(began.elapsed()));
             }
-            let all = watched.iter().all(|(_, watch)| watch.answered);
-            std::thread::sleep(if all { ASK } else { ASK_FIRST }.saturating_sub(began.elapsed()));
-        }
-    });
+        });
+    }
 }
 
 fn ask(at: At) -> Result<(), Silence> {
