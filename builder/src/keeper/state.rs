@@ -80,7 +80,7 @@ pub(crate) fn state(on: bool, console: &[String], lines: &[Line], report: Option
     for line in lines {
         if line.text.starts_with("MAINTENANCE") {
             state = State::Maintenance;
-        } else if line.text.starts_with("node ") {
+        } else if began(line).is_some() {
             state = State::Waiting;
         } else if line.text.starts_with("mounts ok") {
             // It started again.
@@ -96,12 +96,16 @@ pub(crate) fn state(on: bool, console: &[String], lines: &[Line], report: Option
 /// Which seeding a node has since it started, by its own word (`init/src/seek.rs`, `init/src/replan.rs`).
 pub(crate) fn generation(lines: &[Line]) -> Option<u64> {
     let of = |line: &Line| {
-        let began = || line.text.strip_prefix("node ")?.rsplit_once(", generation ").map(|(_, n)| n);
-        let took = || line.text.strip_prefix("generation ")?.split_once(": ").map(|(n, _)| n);
-        began().or_else(took)?.parse().ok()
+        let took = || line.text.strip_prefix("generation ")?.split_once(": ")?.0.parse().ok();
+        began(line).or_else(took)
     };
     let since = lines.iter().rposition(|l| l.text.starts_with("mounts ok")).unwrap_or(0);
     lines[since..].iter().rev().find_map(of)
+}
+
+/// That a node knows what it is, and of which seeding. Its agent is called `node`, too, and has lines of its own.
+fn began(line: &Line) -> Option<u64> {
+    line.text.strip_prefix("node ")?.rsplit_once(", generation ")?.1.parse().ok()
 }
 
 /// Whether a node holds the virtual IP: what it said last of it since it started.
@@ -129,8 +133,9 @@ mod tests {
         assert_eq!(state(false, &[], &lines(&["all ready"]), None), State::Off);
         assert_eq!(say(&["mounts ok (1 ms)"]), State::Booting);
         assert_eq!(say(&["mounts ok", "MAINTENANCE: no role runs"]), State::Maintenance);
-        assert_eq!(say(&["MAINTENANCE: x", "node etcd-1 with etcd from y"]), State::Waiting);
-        assert_eq!(say(&["node etcd-1 with etcd", "all ready (1 ms)"]), State::Ready);
+        assert_eq!(say(&["MAINTENANCE: x", "node etcd-1 with etcd from y, generation 1"]), State::Waiting);
+        assert_eq!(say(&["node etcd-1 with etcd from y, generation 1", "all ready (1 ms)"]), State::Ready);
+        assert_eq!(say(&["all ready (1 ms)", "node failed: x; again in 100 ms", "node ready (0 ms)"]), State::Ready);
         assert_eq!(say(&["all ready (1 ms)", "mounts ok (1 ms)"]), State::Booting, "it started again");
         let console = ["[ 1.0] quorate: STOPPED: no root".to_owned()];
         assert_eq!(state(true, &console, &[], None), State::Stopped);
