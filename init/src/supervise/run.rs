@@ -225,8 +225,14 @@ impl World {
                 self.metadata_ended(&how);
             }
         }
-        for text in std::mem::take(&mut self.reaper.stopped) {
-            self.report.notice("warning", &text);
+        for (service, by) in std::mem::take(&mut self.reaper.halted) {
+            self.events.push_back(match by {
+                Some(by) => {
+                    self.report.notice("warning", &format!("{service} was stopped by {by}"));
+                    Event::Halted { service }
+                }
+                None => Event::Continued { service },
+            });
         }
     }
 

@@ -26,8 +26,8 @@ pub(crate) struct Reaper {
     early: VecDeque<(String, String)>,
     /// Children of others that ended here.
     pub(crate) orphans: u64,
-    /// Children that were seen stopped (SIGSTOP), for the report.
-    pub(crate) stopped: Vec<String>,
+    /// Services whose process was stopped by a signal, or, with none, goes on; in order.
+    pub(crate) halted: Vec<(String, Option<Signal>)>,
 }
 
 /// What a child gets of the outside.
@@ -84,21 +84,30 @@ impl Reaper {
     /// One status, if there is one.
     fn wait_one(&mut self) -> Option<(i32, String)> {
         loop {
-            // WUNTRACED: a child that somebody stopped must be seen, not taken for a healthy one.
-            return match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            // A child that somebody stopped must be seen, not taken for a healthy one.
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
+            return match waitpid(Pid::from_raw(-1), Some(flags)) {
                 Ok(WaitStatus::Exited(pid, 0)) => Some((pid.as_raw(), ENDED_WELL.into())),
                 Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), format!("exit status {code}"))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), format!("killed by {signal}"))),
                 Ok(WaitStatus::Stopped(pid, signal)) => {
-                    if let Some(name) = self.pids.get(&pid.as_raw()) {
-                        self.stopped.push(format!("{name} was stopped by {signal}"));
-                    }
+                    self.halts(pid, Some(signal));
+                    continue;
+                }
+                Ok(WaitStatus::Continued(pid)) => {
+                    self.halts(pid, None);
                     continue;
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => None,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => None,
             };
+        }
+    }
+
+    fn halts(&mut self, pid: Pid, by: Option<Signal>) {
+        if let Some(name) = self.pids.get(&pid.as_raw()) {
+            self.halted.push((name.clone(), by));
         }
     }
 

@@ -27,6 +27,9 @@ pub(crate) const STOP: u64 = 10_000;
 /// How long the kernel may take to end what was killed; after that it is let go of: PID 1 never hangs on a process in
 /// an uninterruptible sleep.
 pub(crate) const KILL: u64 = 2_000;
+/// One that somebody stopped (SIGSTOP) is ended after this. Those that the agent asks are gone by then (agent/src/hung.rs): this
+/// is for the agents, whom nobody asks.
+pub(crate) const HALTED: u64 = 20_000;
 /// The whole shutdown.
 pub(crate) const SHUTDOWN: u64 = 60_000;
 
@@ -71,6 +74,10 @@ pub(crate) enum Event {
     Done { condition: String },
     /// An agent says that a service hangs.
     Fault { service: String, why: String },
+    /// Its process was stopped by a signal.
+    Halted { service: String },
+    /// ... and goes on.
+    Continued { service: String },
     /// Its files changed: it is to read them again.
     Reread { service: String },
     /// It is to be started anew, without having failed.
@@ -117,6 +124,8 @@ pub(crate) struct Entry {
     flaps: u32,
     /// It was stopped, because of another one or to be started anew: no failure of its own.
     in_order: bool,
+    /// Its process stands still, and is ended at this time.
+    halted: Option<u64>,
 }
 
 impl Entry {
@@ -147,7 +156,15 @@ impl Supervisor {
         for service in services {
             if !self.entries.iter().any(|e| e.service.name == service.name) {
                 let (state, delay) = (State::Waiting, BACKOFF_MIN);
-                self.entries.push(Entry { service, state, restarts: 0, delay, flaps: 0, in_order: false });
+                self.entries.push(Entry {
+                    service,
+                    state,
+                    restarts: 0,
+                    delay,
+                    flaps: 0,
+                    in_order: false,
+                    halted: None,
+                });
             }
         }
         self.told_ready = false;
@@ -176,9 +193,12 @@ impl Supervisor {
                 Some(deadline)
             }
             State::Backoff { until } => Some(until),
-            // What is bound to it may wait for this moment.
-            State::Running { since, .. } if e.flaps >= FLAPS => Some(since + GOOD),
-            State::Waiting | State::Running { .. } | State::Over | State::Down => None,
+            State::Running { since, .. } => {
+                // What is bound to it may wait for this moment.
+                let good = (e.flaps >= FLAPS).then_some(since + GOOD);
+                good.into_iter().chain(e.halted).min()
+            }
+            State::Waiting | State::Over | State::Down => None,
         });
         own.chain(self.shutdown).min()
     }
@@ -202,6 +222,8 @@ impl Supervisor {
                 self.conditions.insert(condition.clone());
             }
             Event::Fault { service, why } => self.fault(now, service, why, &mut actions),
+            Event::Halted { service } => self.halted(service, Some(now + HALTED)),
+            Event::Continued { service } => self.halted(service, None),
             Event::Reread { service } => self.reread(now, service, &mut actions),
             Event::Restart { service } => self.restart(now, service, &mut actions),
             Event::Shutdown => {
@@ -299,6 +321,12 @@ impl Supervisor {
         }
     }
 
+    fn halted(&mut self, name: &str, until: Option<u64>) {
+        if let Some(i) = self.index(name) {
+            self.entries[i].halted = until;
+        }
+    }
+
     /// It failed once more without having run for long: what is bound to it is told, once.
     fn flapped(&mut self, i: usize, actions: &mut Vec<Action>) {
         self.entries[i].flaps += 1;
@@ -372,6 +400,10 @@ impl Supervisor {
                     actions.push(Action::Kill { service: name, whole });
                     self.cleared(now, i);
                 }
+                State::Running { .. } if self.entries[i].halted.is_some_and(|until| until <= now) => {
+                    let why = format!("it was stopped, and did not go on for {} s", HALTED / 1000);
+                    self.fault(now, &name, &why, actions);
+                }
                 State::Running { since, .. } if self.entries[i].flaps >= FLAPS && since + GOOD <= now => {
                     (self.entries[i].flaps, self.entries[i].delay) = (0, BACKOFF_MIN);
                 }
@@ -392,6 +424,7 @@ impl Supervisor {
                         && entry.service.bound_to.iter().all(|b| self.is_steady(b)) =>
                 {
                     self.entries[i].state = State::Running { since: now, notified: false, ready: false };
+                    self.entries[i].halted = None;
                     actions.push(Action::Spawn { service: name });
                     return true;
                 }

@@ -11,6 +11,9 @@ const SOON: Duration = Duration::from_secs(15);
 /// A program that does not answer is back within this: three questions, 5 s apart, and a start.
 const HUNG: Duration = Duration::from_secs(30);
 
+/// Host seconds per guest second where only one client writes.
+const ONE_WRITER: f64 = 5.0;
+
 fn others(but: &str) -> Vec<&'static str> {
     ALL.into_iter().filter(|n| *n != but).collect()
 }
@@ -61,6 +64,32 @@ fn a_member_that_hangs_is_started_again() {
     let written = writer.stop();
     written.tell("the leader hangs, and is started again");
     ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "hangs"));
+}
+
+/// Nobody asks them whether they hang: PID 1 sees that they stand still. Clients of etcd notice nothing.
+#[test]
+fn the_agents_of_a_member_are_killed_and_stopped() {
+    let cluster = Cluster::booted_at(ONE_WRITER);
+    let leader = cluster.leader();
+    let writer = Writer::start(&cluster, &[&leader], "agents");
+    more(&cluster, &writer, 30);
+    for (signal, restarts, within) in [("kill", 1, SOON), ("stop", 2, HUNG)] {
+        // The last one is who hears the host's word: whether it still answers is not what is asked.
+        let agents = ["log", "network", "node", "devices"];
+        agents.iter().for_each(|agent| drop(cluster.run(&["signal", &leader, agent, signal])));
+        cluster.wait_for(&leader, &format!("all are back after {signal}"), within, |n| {
+            let services = n["services"].as_array().cloned().unwrap_or_default();
+            let back = |agent: &str| {
+                services.iter().any(|s| s["name"] == agent && s["restarts"] == restarts && s["ready_ms"].is_u64())
+            };
+            n["state"] == "ready" && agents.into_iter().all(back)
+        });
+        more(&cluster, &writer, 30);
+    }
+    let written = writer.stop();
+    written.tell("the agents are killed, and stopped");
+    assert_eq!(written.record.summary().failed, 0, "writes failed");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "agents"));
 }
 
 #[test]

@@ -132,6 +132,25 @@ fn a_fault_restarts() {
     assert_eq!(text(&s.step(106, &Event::Tick)), "spawn a, ready a");
 }
 
+#[test]
+fn one_that_stands_still_is_ended_unless_it_goes_on_in_time() {
+    let mut s = Supervisor::default();
+    s.add(vec![service("a", &[], Ready::Started)]);
+    s.step(0, &Event::Tick);
+    let (halted, goes_on) = (Event::Halted { service: "a".into() }, Event::Continued { service: "a".into() });
+    s.step(0, &halted);
+    assert_eq!(s.deadline(), Some(HALTED));
+    s.step(5, &goes_on);
+    assert_eq!((text(&s.step(HALTED, &Event::Tick)), s.deadline()), (String::new(), None));
+    s.step(HALTED, &halted);
+    assert_eq!(text(&s.step(2 * HALTED - 1, &Event::Tick)), "");
+    assert_eq!(text(&s.step(2 * HALTED, &Event::Tick)), "failed a 100, kill a");
+    s.step(2 * HALTED, &exited("a"));
+    s.step(2 * HALTED, &empty("a"));
+    assert_eq!(text(&s.step(2 * HALTED + 100, &Event::Tick)), "spawn a, ready a");
+    assert_eq!(s.deadline(), None, "the new one goes on");
+}
+
 /// containerd hangs: what pods run in is in its group, and stays.
 #[test]
 fn a_fault_ends_what_the_service_is() {
@@ -305,6 +324,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => name.clone().prop_map(|n| Event::Restart { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Reread { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Fault { service: n.into(), why: "x".into() }),
+        1 => name.clone().prop_map(|n| Event::Halted { service: n.into() }),
+        1 => name.clone().prop_map(|n| Event::Continued { service: n.into() }),
         1 => name.prop_map(|n| Event::SpawnFailed { service: n.into(), why: "x".into() }),
         1 => Just(Event::Shutdown),
     ]
