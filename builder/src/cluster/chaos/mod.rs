@@ -313,10 +313,11 @@ fn done(own: &Path, spec: &Spec, step: Step) -> Result<()> {
             let all = spec.nodes.iter().map(|n| n.name.clone()).collect();
             tell(name, &Request::Impair { nodes: all, from: bad.clone(), to: bad })
         }
-        Step::Apart(role) => {
-            let mut with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
-            let first = with.next().into_iter().collect();
-            tell(name, &Request::Divide { sets: vec![first, with.collect()] })
+        Step::Apart(whom, role) => {
+            let some = nodes(whom)?;
+            let with = spec.nodes.iter().filter(|n| n.roles.contains(&role) && !some.contains(&n.name));
+            let others = with.map(|n| n.name.clone()).collect();
+            tell(name, &Request::Divide { sets: vec![some, others] })
         }
         Step::Slow(whom, operations) => tell(name, &Request::SlowDisk { nodes: nodes(whom)?, operations }),
         Step::Heal => tell(name, &Request::Heal),
@@ -347,6 +348,10 @@ fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String
         Whom::Two(role) => {
             let with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
             return Ok(with.take(2).collect());
+        }
+        Whom::First(role) => {
+            let mut with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());
+            with.next().context("no node has that role")?
         }
         Whom::All => return Ok(spec.nodes.iter().map(|n| n.name.clone()).collect()),
         Whom::Holder => holder.context("nobody holds the virtual IP")?,

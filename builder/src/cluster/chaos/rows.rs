@@ -14,6 +14,8 @@ pub(crate) enum Whom {
     Controllers,
     /// The first node with a role that is none of those, or the first with it.
     Some(Role),
+    /// The first with a role, whatever else it is.
+    First(Role),
     /// The first two with a role.
     Two(Role),
     /// Every node.
@@ -37,8 +39,8 @@ pub(crate) enum Step {
     Cut(Whom),
     /// So many of a hundred frames are lost, and each comes so many milliseconds late, more or less.
     Bad { loss: u8, delay_ms: u8, jitter_ms: u8 },
-    /// Of the nodes with a role the first and the others do not hear each other; all other nodes hear them.
-    Apart(Role),
+    /// They and all others with a role do not hear each other; the rest hears both.
+    Apart(Whom, Role),
     /// Its disk does so many operations in a second.
     Slow(Whom, u32),
     /// No faults of cables and disks.
@@ -113,7 +115,7 @@ impl Step {
             InTurn => "reboot in turn".into(),
             Cut(whom) => format!("cut off: {}", whom.word()),
             Bad { loss, delay_ms, jitter_ms } => format!("network: {loss} % loss, {delay_ms} ms +- {jitter_ms} ms"),
-            Apart(role) => format!("{role}: the first and the others apart"),
+            Apart(whom, role) => format!("{} and each {role}: apart", whom.word()),
             Slow(whom, operations) => format!("{operations} operations of the disk a second: {}", whom.word()),
             Heal => "healed".into(),
             Signal(whom, service, signal) => format!("{} for {service}: {}", signal.word(), whom.word()),
@@ -131,7 +133,7 @@ impl Whom {
             Holder => "the virtual IP's holder".into(),
             Leader => "etcd's leader".into(),
             Controllers => "who runs the controllers".into(),
-            Whom::Some(role) => format!("one {role}"),
+            Whom::Some(role) | Whom::First(role) => format!("one {role}"),
             Whom::Two(role) => format!("two {role}"),
             All => "all".into(),
         }
@@ -155,12 +157,14 @@ use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
 const NOTICED: Step = Calm(4000);
-/// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs).
+/// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs), and for an agent, whom PID 1 ends
+/// (init/src/supervise/step.rs).
 const ENDED: Step = Calm(25_000);
 
 const BAD: Step = Bad { loss: 1, delay_ms: 15, jitter_ms: 5 };
 
 const LB: &[Role] = &[Role::Lb];
+const LB_AND_MASTER: &[Role] = &[Role::Lb, Role::Master];
 const ETCD: &[Role] = &[Role::Etcd];
 const MASTER: &[Role] = &[Role::Master];
 const WORKER: &[Role] = &[Role::Worker];
@@ -205,6 +209,8 @@ pub(crate) const ROWS: &[Row] = &[
         LB,
         &[Signal(Holder, "keepalived", Stop), NOTICED],
     ),
+    row("agent-killed", "SIGKILL for the holder's agent", LB, &[Signal(Holder, "node", Sigkill), NOTICED]),
+    row("agent-stopped", "SIGSTOP for the holder's agent", LB, &[Signal(Holder, "node", Stop), ENDED]),
     row("master-power", "a master loses power", MASTER, &[Kill(Whom::Some(Role::Master)), NOTICED, Start]),
     row("master-cut", "a master is cut off", MASTER, &[Cut(Whom::Some(Role::Master)), NOTICED, Heal]),
     row("master-reboot", "a master starts again", MASTER, &[Reboot(Whom::Some(Role::Master))]),
@@ -220,8 +226,15 @@ pub(crate) const ROWS: &[Row] = &[
         MASTER,
         &[Kill(Controllers), Until(TakenOver), Start],
     ),
+    row(
+        "controllers-killed",
+        "SIGKILL for the controller manager that works",
+        MASTER,
+        &[Signal(Controllers, "kube-controller-manager", Sigkill), NOTICED],
+    ),
     row("etcd-leader-power", "etcd's leader loses power", ETCD, &[Kill(Leader), NOTICED, Start]),
     row("etcd-leader-cut", "etcd's leader is cut off", ETCD, &[Cut(Leader), NOTICED, Heal]),
+    row("etcd-leader-reboot", "etcd's leader starts again", ETCD, &[Reboot(Leader)]),
     row("etcd-leader-killed", "SIGKILL for etcd's leader", ETCD, &[Signal(Leader, "etcd", Sigkill), NOTICED]),
     row(
         "etcd-leader-stopped",
@@ -255,7 +268,26 @@ pub(crate) const ROWS: &[Row] = &[
         &[Signal(Whom::Some(Role::Master), "containerd", Stop), ENDED],
     ),
     row("worker-power", "a worker loses power", WORKER, &[Kill(Whom::Some(Role::Worker)), Until(NotReady), Start]),
-    row("lbs-apart", "the load balancers do not hear each other", LB, &[Apart(Role::Lb), NOTICED, Heal]),
+    row("worker-cut", "a worker is cut off", WORKER, &[Cut(Whom::Some(Role::Worker)), ENDED, Heal]),
+    row("worker-reboot", "a worker starts again", WORKER, &[Reboot(Whom::Some(Role::Worker))]),
+    row(
+        "lb-from-masters",
+        "the virtual IP's holder hears no other node that is a master",
+        LB_AND_MASTER,
+        &[Apart(Holder, Role::Master), NOTICED, Heal],
+    ),
+    row(
+        "lbs-from-master",
+        "a master hears no other node that is a load balancer",
+        LB_AND_MASTER,
+        &[Apart(Whom::Some(Role::Master), Role::Lb), NOTICED, Heal],
+    ),
+    row(
+        "lbs-apart",
+        "the load balancers do not hear each other",
+        LB,
+        &[Apart(Whom::First(Role::Lb), Role::Lb), NOTICED, Heal],
+    ),
     row(
         "apiserver-killed",
         "SIGKILL for a master's apiserver",
@@ -272,7 +304,7 @@ pub(crate) const ROWS: &[Row] = &[
         "master-apart",
         "a master and the others do not hear each other",
         MASTER,
-        &[Apart(Role::Master), NOTICED, Heal],
+        &[Apart(Whom::First(Role::Master), Role::Master), NOTICED, Heal],
     ),
     row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
     row("bad-network", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Calm(20_000), Heal]),
@@ -325,7 +357,7 @@ mod tests {
             let has = |wanted: fn(&Step) -> bool| row.steps.iter().any(wanted);
             assert_eq!(has(|s| matches!(s, Kill(_))), has(|s| matches!(s, Start)), "{}: power", row.name);
             assert_eq!(
-                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(_) | Slow(..))),
+                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(..) | Slow(..))),
                 has(|s| matches!(s, Heal)),
                 "{}: cables",
                 row.name
