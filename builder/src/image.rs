@@ -10,6 +10,7 @@ use crate::lock::{Indices, Lock, LockedPackage};
 use crate::place::Refused;
 use crate::plan::{Plan, plan};
 use crate::profile::{self, Profile};
+use crate::rootfs::packages::elf_needs;
 use crate::store::Store;
 use crate::{build, lock, output, progress};
 use anyhow::{Context, Result, bail, ensure};
@@ -108,9 +109,12 @@ impl<'a> Shop<'a> {
     fn program(&self, name: &str, named: &Option<PathBuf>) -> Result<Vec<u8>> {
         let beside = std::env::current_exe().ok().and_then(|p| Some(p.parent()?.join(name)));
         let path = named.clone().or(beside).context("this program has no path")?;
-        std::fs::read(&path).with_context(|| {
-            format!("reading {}; hint: `make build` makes it, --{} names it", path.display(), &name["quorate-".len()..])
-        })
+        let hint = format!("hint: `make build` makes it, --{} names it", &name["quorate-".len()..]);
+        let bytes = std::fs::read(&path).with_context(|| format!("reading {}; {hint}", path.display()))?;
+        let needs = elf_needs(&bytes).with_context(|| format!("reading the ELF header of {}", path.display()))?;
+        // `cargo build` alone puts such a one beside this program, and a node with it would not start.
+        ensure!(needs.is_empty(), "{} is not static: it needs {}; {hint}", path.display(), needs.join(", "));
+        Ok(bytes)
     }
 
     fn plan(&self, format: Format) -> Result<()> {

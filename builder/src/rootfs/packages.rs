@@ -146,7 +146,7 @@ fn library(pool: &Pool, name: &str, why: &str) -> Result<String> {
 }
 
 /// Interpreter and needed libraries of an ELF file; nothing for other files.
-fn elf_needs(bytes: &[u8]) -> Result<Vec<String>> {
+pub(crate) fn elf_needs(bytes: &[u8]) -> Result<Vec<String>> {
     if !bytes.starts_with(b"\x7fELF\x02\x01") {
         return Ok(Vec::new());
     }

@@ -30,6 +30,7 @@ fn exit_codes_and_places() {
     for (arguments, code, words) in [
         (&["image", "plan", &profile][..], 2, "mine.toml:2:1: unknown field `rolse`"),
         (&["image", "plan", "ectd"], 2, "did you mean `etcd`?"),
+        (&["image", "--init", "/bin/sh", "plan", "etcd"], 1, "/bin/sh is not static: it needs "),
         (&["cluster", "seed", &cluster], 2, "is not an RFC 1123 label"),
         (&["config", "validate", &cluster], 2, "is not an RFC 1123 label"),
         (&["config", "validate", "/nonexistent"], 1, "reading /nonexistent"),
