@@ -40,10 +40,9 @@ soak: check image
 	cargo test --quiet --workspace membership::model -- --nocapture --include-ignored
 	QUORATE_COLD_BOOTS=30 QUORATE_LATE_SECONDS=120 QUORATE_LOSS_SECONDS=60 \
 	  $(CLAIMS) --test-threads=1 --nocapture --include-ignored first_boot:: faults:: stacked:: topologies:: apply:: kubernetes:: lb_masters:: cli::
-	$(QUORATE) chaos examples/stacked.toml --again
+	$(QUORATE) chaos examples/stacked.toml --again --minutes 30
 	$(QUORATE) chaos examples/external.toml --again
 	$(QUORATE) chaos examples/compact.toml --again
-	$(QUORATE) chaos examples/stacked.toml --minutes 30 idle quiet
 
 ## make bench   figures, next to a peer or a floor in the same run
 bench: image

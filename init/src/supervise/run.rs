@@ -225,11 +225,11 @@ impl World {
                 self.metadata_ended(&how);
             }
         }
-        for (service, by) in std::mem::take(&mut self.reaper.halted) {
+        for (service, by) in std::mem::take(&mut self.reaper.suspended) {
             self.events.push_back(match by {
                 Some(by) => {
                     self.report.notice("warning", &format!("{service} was stopped by {by}"));
-                    Event::Halted { service }
+                    Event::Suspended { service }
                 }
                 None => Event::Continued { service },
             });

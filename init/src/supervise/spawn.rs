@@ -27,7 +27,7 @@ pub(crate) struct Reaper {
     /// Children of others that ended here.
     pub(crate) orphans: u64,
     /// Services whose process was stopped by a signal, or, with none, goes on; in order.
-    pub(crate) halted: Vec<(String, Option<Signal>)>,
+    pub(crate) suspended: Vec<(String, Option<Signal>)>,
 }
 
 /// What a child gets of the outside.
@@ -91,11 +91,11 @@ impl Reaper {
                 Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), format!("exit status {code}"))),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), format!("killed by {signal}"))),
                 Ok(WaitStatus::Stopped(pid, signal)) => {
-                    self.halts(pid, Some(signal));
+                    self.suspends(pid, Some(signal));
                     continue;
                 }
                 Ok(WaitStatus::Continued(pid)) => {
-                    self.halts(pid, None);
+                    self.suspends(pid, None);
                     continue;
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => None,
@@ -105,9 +105,9 @@ impl Reaper {
         }
     }
 
-    fn halts(&mut self, pid: Pid, by: Option<Signal>) {
+    fn suspends(&mut self, pid: Pid, by: Option<Signal>) {
         if let Some(name) = self.pids.get(&pid.as_raw()) {
-            self.halted.push((name.clone(), by));
+            self.suspended.push((name.clone(), by));
         }
     }
 

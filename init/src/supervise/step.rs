@@ -29,7 +29,7 @@ pub(crate) const STOP: u64 = 10_000;
 pub(crate) const KILL: u64 = 2_000;
 /// One that somebody stopped (SIGSTOP) is ended after this. Those that the agent asks are gone by then (agent/src/hung.rs): this
 /// is for the agents, whom nobody asks.
-pub(crate) const HALTED: u64 = 20_000;
+pub(crate) const SUSPENDED: u64 = 20_000;
 /// The whole shutdown.
 pub(crate) const SHUTDOWN: u64 = 60_000;
 
@@ -75,7 +75,7 @@ pub(crate) enum Event {
     /// An agent says that a service hangs.
     Fault { service: String, why: String },
     /// Its process was stopped by a signal.
-    Halted { service: String },
+    Suspended { service: String },
     /// ... and goes on.
     Continued { service: String },
     /// Its files changed: it is to read them again.
@@ -125,7 +125,7 @@ pub(crate) struct Entry {
     /// It was stopped, because of another one or to be started anew: no failure of its own.
     in_order: bool,
     /// Its process stands still, and is ended at this time.
-    halted: Option<u64>,
+    suspended: Option<u64>,
 }
 
 impl Entry {
@@ -163,7 +163,7 @@ impl Supervisor {
                     delay,
                     flaps: 0,
                     in_order: false,
-                    halted: None,
+                    suspended: None,
                 });
             }
         }
@@ -196,7 +196,7 @@ impl Supervisor {
             State::Running { since, .. } => {
                 // What is bound to it may wait for this moment.
                 let good = (e.flaps >= FLAPS).then_some(since + GOOD);
-                good.into_iter().chain(e.halted).min()
+                good.into_iter().chain(e.suspended).min()
             }
             State::Waiting | State::Over | State::Down => None,
         });
@@ -222,8 +222,8 @@ impl Supervisor {
                 self.conditions.insert(condition.clone());
             }
             Event::Fault { service, why } => self.fault(now, service, why, &mut actions),
-            Event::Halted { service } => self.halted(service, Some(now + HALTED)),
-            Event::Continued { service } => self.halted(service, None),
+            Event::Suspended { service } => self.suspended(service, Some(now + SUSPENDED)),
+            Event::Continued { service } => self.suspended(service, None),
             Event::Reread { service } => self.reread(now, service, &mut actions),
             Event::Restart { service } => self.restart(now, service, &mut actions),
             Event::Shutdown => {
@@ -321,9 +321,9 @@ impl Supervisor {
         }
     }
 
-    fn halted(&mut self, name: &str, until: Option<u64>) {
+    fn suspended(&mut self, name: &str, until: Option<u64>) {
         if let Some(i) = self.index(name) {
-            self.entries[i].halted = until;
+            self.entries[i].suspended = until;
         }
     }
 
@@ -400,8 +400,8 @@ impl Supervisor {
                     actions.push(Action::Kill { service: name, whole });
                     self.cleared(now, i);
                 }
-                State::Running { .. } if self.entries[i].halted.is_some_and(|until| until <= now) => {
-                    let why = format!("it was stopped, and did not go on for {} s", HALTED / 1000);
+                State::Running { .. } if self.entries[i].suspended.is_some_and(|until| until <= now) => {
+                    let why = format!("it was stopped, and did not go on for {} s", SUSPENDED / 1000);
                     self.fault(now, &name, &why, actions);
                 }
                 State::Running { since, .. } if self.entries[i].flaps >= FLAPS && since + GOOD <= now => {
@@ -424,7 +424,7 @@ impl Supervisor {
                         && entry.service.bound_to.iter().all(|b| self.is_steady(b)) =>
                 {
                     self.entries[i].state = State::Running { since: now, notified: false, ready: false };
-                    self.entries[i].halted = None;
+                    self.entries[i].suspended = None;
                     actions.push(Action::Spawn { service: name });
                     return true;
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const ALL: [&str; 3] = ["etcd-1", "etcd-2", "etcd-3"];
 /// An election and a start of etcd take a second or two.
 const SOON: Duration = Duration::from_secs(15);
-/// A program that does not answer is back within this: three questions, 5 s apart, and a start.
+/// A program that does not answer, or stands still, is back within this: it is ended after 20 s at most.
 const HUNG: Duration = Duration::from_secs(30);
 
 /// Host seconds per guest second where only one client writes.

@@ -308,7 +308,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
     row("bad-network", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Calm(20_000), Heal]),
-    row("bad-network-long", "the same for long: 1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Minutes, Heal]),
+    row("bad-network-long", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Minutes, Heal]),
     row(
         "slow-disk",
         "the disk of etcd's leader does 20 operations a second",

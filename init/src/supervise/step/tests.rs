@@ -137,17 +137,17 @@ fn one_that_stands_still_is_ended_unless_it_goes_on_in_time() {
     let mut s = Supervisor::default();
     s.add(vec![service("a", &[], Ready::Started)]);
     s.step(0, &Event::Tick);
-    let (halted, goes_on) = (Event::Halted { service: "a".into() }, Event::Continued { service: "a".into() });
-    s.step(0, &halted);
-    assert_eq!(s.deadline(), Some(HALTED));
+    let (suspended, goes_on) = (Event::Suspended { service: "a".into() }, Event::Continued { service: "a".into() });
+    s.step(0, &suspended);
+    assert_eq!(s.deadline(), Some(SUSPENDED));
     s.step(5, &goes_on);
-    assert_eq!((text(&s.step(HALTED, &Event::Tick)), s.deadline()), (String::new(), None));
-    s.step(HALTED, &halted);
-    assert_eq!(text(&s.step(2 * HALTED - 1, &Event::Tick)), "");
-    assert_eq!(text(&s.step(2 * HALTED, &Event::Tick)), "failed a 100, kill a");
-    s.step(2 * HALTED, &exited("a"));
-    s.step(2 * HALTED, &empty("a"));
-    assert_eq!(text(&s.step(2 * HALTED + 100, &Event::Tick)), "spawn a, ready a");
+    assert_eq!((text(&s.step(SUSPENDED, &Event::Tick)), s.deadline()), (String::new(), None));
+    s.step(SUSPENDED, &suspended);
+    assert_eq!(text(&s.step(2 * SUSPENDED - 1, &Event::Tick)), "");
+    assert_eq!(text(&s.step(2 * SUSPENDED, &Event::Tick)), "failed a 100, kill a");
+    s.step(2 * SUSPENDED, &exited("a"));
+    s.step(2 * SUSPENDED, &empty("a"));
+    assert_eq!(text(&s.step(2 * SUSPENDED + 100, &Event::Tick)), "spawn a, ready a");
     assert_eq!(s.deadline(), None, "the new one goes on");
 }
 
@@ -324,7 +324,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => name.clone().prop_map(|n| Event::Restart { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Reread { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Fault { service: n.into(), why: "x".into() }),
-        1 => name.clone().prop_map(|n| Event::Halted { service: n.into() }),
+        1 => name.clone().prop_map(|n| Event::Suspended { service: n.into() }),
         1 => name.clone().prop_map(|n| Event::Continued { service: n.into() }),
         1 => name.prop_map(|n| Event::SpawnFailed { service: n.into(), why: "x".into() }),
         1 => Just(Event::Shutdown),

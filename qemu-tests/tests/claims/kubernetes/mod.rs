@@ -237,6 +237,10 @@ fn killed_and_hung_below_the_pods_and_no_container_notices() {
         kubectl.run(&["wait", "node/node-1", "--for=condition=Ready", "--timeout=1s"])
     });
     assert_eq!(containers(&kubectl), before, "the same containers, none of them restarted");
+    // Without a peer it has nobody to tell or to hear, and is well all the same.
+    let node = cluster.node("node-1");
+    let keepalived = node["services"].as_array().into_iter().flatten().find(|s| s["name"] == "keepalived");
+    assert_eq!(keepalived.expect("it runs")["restarts"], 0, "{node:#}");
 }
 
 #[test]
