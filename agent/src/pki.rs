@@ -10,8 +10,10 @@ use contract::node::{Ca, NodeConfig, Pki};
 use contract::{paths, users};
 use leaves::{Leaf, leaves};
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    SerialNumber,
 };
+use sha2::Digest;
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
@@ -35,13 +37,24 @@ pub(crate) struct Made {
     pub(crate) key: String,
 }
 
-/// Makes a leaf.
+/// Makes a leaf and its key.
 pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result<Made, String> {
+    let key = KeyPair::generate().map_err(|e| format!("{} of {}: making a key: {e}", leaf.file, leaf.ca))?;
+    Ok(Made { cert: issue_for(leaf, &key, ca, life_minutes, now)?, key: key.serialize_pem() })
+}
+
+/// Makes the certificate of a leaf whose key another has: PEM. `now` is in seconds since the epoch.
+pub(crate) fn issue_for(
+    leaf: &Leaf,
+    key: &impl PublicKeyData,
+    ca: &Ca,
+    life_minutes: u64,
+    now: u64,
+) -> Result<String, String> {
     let bad = |what: &str, e: &dyn std::fmt::Display| format!("{} of {}: {what}: {e}", leaf.file, leaf.ca);
     let ca_key = ca.key.as_deref().ok_or_else(|| bad("its key", &"is missing"))?;
     let ca_key = KeyPair::from_pem(ca_key).map_err(|e| bad("its key", &e))?;
     let issuer = Issuer::from_ca_cert_pem(&ca.cert, ca_key).map_err(|e| bad("its certificate", &e))?;
-    let key = KeyPair::generate().map_err(|e| bad("making a key", &e))?;
     let mut p = CertificateParams::default();
     if let Some(group) = leaf.group {
         p.distinguished_name.push(DnType::OrganizationName, group);
@@ -54,8 +67,8 @@ pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result
     let minutes = |m: u64| Duration::minutes(i64::try_from(m).unwrap_or(i64::MAX / 60));
     p.not_before = begin - minutes(BACKDATED_MINUTES.min(life_minutes * 2 / 3));
     p.not_after = begin + minutes(life_minutes);
-    // kubeadm's: a positive 63-bit number. The key is fresh, so its digest is as random as can be.
-    let digest = <sha2::Sha256 as sha2::Digest>::digest(key.public_key_raw());
+    // kubeadm's: a positive 63-bit number. A key's digest is as random as can be; the time, for a key that is certified again.
+    let digest = sha2::Sha256::new().chain_update(key.der_bytes()).chain_update(now.to_be_bytes()).finalize();
     let mut serial = digest[..8].to_vec();
     serial[0] &= 0x7f;
     p.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -71,8 +84,8 @@ pub(crate) fn issue(leaf: &Leaf, ca: &Ca, life_minutes: u64, now: u64) -> Result
         p.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(|e| bad(name, &e))?));
     }
     p.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-    let cert = p.signed_by(&key, &issuer).map_err(|e| bad("signing", &e))?;
-    Ok(Made { cert: cert.pem(), key: key.serialize_pem() })
+    let cert = p.signed_by(key, &issuer).map_err(|e| bad("signing", &e))?;
+    Ok(cert.pem())
 }
 
 /// The life of a node's leaves, minutes.

@@ -3,11 +3,18 @@
 //! kubeadm lets every holder of any token have a certificate for any node, and nobody approves a kubelet's serving
 //! certificate. Here a token is good for its own node's name only, and a serving certificate for the names and addresses
 //! that the cluster's configuration gives the node. Whatever is not understood is left to others: nothing is ever denied.
+//!
+//! What is approved is signed at once: kube-controller-manager signs it, too, but only when it has begun to work, which in a
+//! cluster that starts is 1.5 s after the API answers, and a worker's kubelet waits for it. Whoever is first wins.
 
 use super::api::Api;
 use crate::channel::Channel;
+use crate::clock::now;
+use crate::pki::leaves::{Leaf, kubelet_client, kubelet_server};
+use crate::pki::{issue_for, life};
 use base64::Engine;
 use contract::node::{Kubernetes, NodeConfig};
+use rcgen::SubjectPublicKeyInfo;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -34,7 +41,7 @@ pub(super) fn watch(config: &NodeConfig, channel: Channel) -> Result<(), String>
         };
         let seen = api.watch(PATH, |kind, request| {
             if matches!(kind, "ADDED" | "MODIFIED") && is_pending(request) {
-                answer(&api, &kubernetes, request, channel);
+                answer(&api, config, &kubernetes, request, channel);
             }
         });
         if seen.is_err() {
@@ -47,14 +54,22 @@ fn is_pending(request: &Value) -> bool {
     request["status"]["conditions"].as_array().is_none_or(Vec::is_empty)
 }
 
-fn answer(api: &Api, kubernetes: &Kubernetes, request: &Value, channel: Channel) {
+fn answer(api: &Api, config: &NodeConfig, kubernetes: &Kubernetes, request: &Value, channel: Channel) {
     let name = request["metadata"]["name"].as_str().unwrap_or_default();
     let who = request["spec"]["username"].as_str().unwrap_or_default();
     let said = match decide(kubernetes, request) {
         Ok(None) => return,
-        Ok(Some(node)) => match api.put(&format!("{PATH}/{name}/approval"), &approved(request)) {
-            Ok(_) => channel
-                .say(&contract::control::FromAgent::Tell { text: format!("{who} gets its certificate for {node}") }),
+        Ok(Some(granted)) => match api.put(&format!("{PATH}/{name}/approval"), &approved(request)) {
+            Ok(approved) => {
+                // Where it is refused, kube-controller-manager was first.
+                if let Err(e) = signed(config, &granted, approved, now())
+                    .map(|signed| api.put(&format!("{PATH}/{name}/status"), &signed))
+                {
+                    eprintln!("the certificate request {name} is left to kube-controller-manager: {e}");
+                }
+                let text = format!("{who} gets its certificate for {}", granted.node);
+                channel.say(&contract::control::FromAgent::Tell { text })
+            }
             // Another master was first.
             Err(_) => return,
         },
@@ -63,6 +78,25 @@ fn answer(api: &Api, kubernetes: &Kubernetes, request: &Value, channel: Channel)
     if let Err(e) = said {
         eprintln!("{e}");
     }
+}
+
+/// What a node gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Granted {
+    node: String,
+    leaf: Leaf,
+    /// DER, SubjectPublicKeyInfo. That who asks has its private half is what the API saw to when it took the request.
+    key: Vec<u8>,
+}
+
+/// The request with its certificate: as long as the cluster's leaves live, or as it asks for if that is shorter.
+fn signed(config: &NodeConfig, granted: &Granted, mut request: Value, now: u64) -> Result<Value, String> {
+    let ca = config.pki.cluster_ca.as_ref().ok_or("this node has no quorate.pki.cluster_ca")?;
+    let key = SubjectPublicKeyInfo::from_der(&granted.key).map_err(|e| format!("its key: {e}"))?;
+    let asked = request["spec"]["expirationSeconds"].as_u64().map_or(u64::MAX, |s| s / 60);
+    let pem = issue_for(&granted.leaf, &key, ca, life(config).min(asked), now)?;
+    request["status"]["certificate"] = base64::engine::general_purpose::STANDARD.encode(pem).into();
+    Ok(request)
 }
 
 fn approved(request: &Value) -> Value {
@@ -74,8 +108,8 @@ fn approved(request: &Value) -> Value {
     approved
 }
 
-/// The node whose certificate it is to be; none where others decide.
-fn decide(kubernetes: &Kubernetes, request: &Value) -> Result<Option<String>, String> {
+/// The certificate that it is to be; none where others decide.
+fn decide(kubernetes: &Kubernetes, request: &Value) -> Result<Option<Granted>, String> {
     let spec = &request["spec"];
     let who = spec["username"].as_str().unwrap_or_default();
     let usages: Vec<&str> = spec["usages"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -99,12 +133,20 @@ fn decide(kubernetes: &Kubernetes, request: &Value) -> Result<Option<String>, St
     if asked.cn != format!("system:node:{node}") || asked.groups != ["system:nodes"] {
         return Err(format!("it asks for `{}` in {:?}, but is {node}'s", asked.cn, asked.groups));
     }
-    let address = kubernetes.workers.get(&node).map(ToString::to_string);
-    let may = |name: &String| purpose == "server auth" && (*name == node || Some(name) == address.as_ref());
-    match asked.names.iter().find(|n| !may(n)) {
-        Some(odd) => Err(format!("the name `{odd}`, which {node} does not have in the cluster's configuration")),
-        None => Ok(Some(node)),
+    let address = kubernetes.workers.get(&node);
+    let (mut dns, mut ips) = (Vec::new(), Vec::new());
+    for name in asked.names {
+        match address.filter(|a| a.to_string() == name) {
+            _ if purpose != "server auth" => return Err(format!("the name `{name}`, for a client")),
+            Some(address) => ips.push(*address),
+            None if name == node => dns.push(name),
+            None => {
+                return Err(format!("the name `{name}`, which {node} does not have in the cluster's configuration"));
+            }
+        }
     }
+    let leaf = if purpose == "server auth" { kubelet_server(&node, dns, ips) } else { kubelet_client(&node) };
+    Ok(Some(Granted { node, leaf, key: asked.key }))
 }
 
 /// What a request asks for.
@@ -114,6 +156,8 @@ struct Asked {
     groups: Vec<String>,
     /// Names and addresses.
     names: Vec<String>,
+    /// DER, SubjectPublicKeyInfo.
+    key: Vec<u8>,
 }
 
 /// PKCS#10, PEM, base64.
@@ -130,7 +174,8 @@ fn parse(text: &str) -> Result<Asked, String> {
         return Err(format!("{} bytes follow it", rest.len()));
     }
     let info = &csr.certification_request_info;
-    let mut asked = Asked { cn: String::new(), groups: Vec::new(), names: Vec::new() };
+    let key = info.subject_pki.raw.to_vec();
+    let mut asked = Asked { cn: String::new(), groups: Vec::new(), names: Vec::new(), key };
     // Every attribute, however often it stands there: who signs may read another one than who looked.
     for attribute in info.subject.iter_attributes() {
         let text = attribute.as_str().map_err(|e| bad(&e))?.to_owned();
@@ -194,14 +239,46 @@ mod tests {
         }})
     }
 
+    fn node_of(request: &Value) -> Result<Option<String>, String> {
+        Ok(decide(&kubernetes(), request)?.map(|granted| granted.node))
+    }
+
+    /// What stands in the certificate that a request gets: subject, names, purposes, whether its key is the request's, and
+    /// its life in seconds.
+    fn certificate(request: &Value) -> (String, Vec<String>, (bool, bool), bool, i64) {
+        let mut config = crate::pki::tests::config();
+        config.pki.cluster_ca = Some(crate::pki::tests::ca());
+        config.pki.leaf_minutes = Some(90);
+        let granted = decide(&kubernetes(), request).expect("understood").expect("granted");
+        let signed = signed(&config, &granted, request.clone(), 1_790_000_000).expect("signed");
+        let text = signed["status"]["certificate"].as_str().expect("a certificate");
+        let pem = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        let (_, pem) = parse_x509_pem(&pem).expect("PEM");
+        let cert = pem.parse_x509().expect("X.509");
+        let ca = config.pki.cluster_ca.expect("a CA").cert;
+        let (_, ca) = parse_x509_pem(ca.as_bytes()).expect("PEM");
+        cert.verify_signature(Some(ca.parse_x509().expect("X.509").public_key())).expect("the CA's signature");
+        let names = cert
+            .subject_alternative_name()
+            .expect("names")
+            .map_or(vec![], |n| n.value.general_names.iter().map(name).collect());
+        let purpose = cert.extended_key_usage().expect("usages").expect("some").value;
+        let life = cert.validity().not_after.timestamp() - 1_790_000_000;
+        (
+            cert.subject().to_string(),
+            names,
+            (purpose.server_auth, purpose.client_auth),
+            cert.public_key().raw == granted.key,
+            life,
+        )
+    }
+
     const CLIENT: &str = "kube-apiserver-client-kubelet";
     const SERVING: &str = "kubelet-serving";
 
     #[test]
     fn a_token_is_good_for_its_own_name() {
-        let of = |who: &str, cn: &str, group: &str, names: &[&str]| {
-            decide(&kubernetes(), &request(CLIENT, who, cn, group, names))
-        };
+        let of = |who: &str, cn: &str, group: &str, names: &[&str]| node_of(&request(CLIENT, who, cn, group, names));
         let own = of("system:bootstrap:abcdef", "system:node:worker-1", "system:nodes", &[]);
         assert_eq!(own, Ok(Some("worker-1".into())));
         assert_eq!(of("system:node:worker-1", "system:node:worker-1", "system:nodes", &[]), Ok(None), "renewal");
@@ -218,14 +295,31 @@ mod tests {
 
     #[test]
     fn a_serving_certificate_has_the_declared_names() {
-        let of = |who: &str, names: &[&str]| {
-            decide(&kubernetes(), &request(SERVING, who, "system:node:worker-1", "system:nodes", names))
-        };
+        let of =
+            |who: &str, names: &[&str]| node_of(&request(SERVING, who, "system:node:worker-1", "system:nodes", names));
         assert_eq!(of("system:node:worker-1", &["worker-1", "10.77.0.41"]), Ok(Some("worker-1".into())));
         assert!(of("system:node:worker-1", &["worker-1", "10.77.0.10"]).is_err(), "the virtual IP");
         assert!(of("system:node:worker-1", &["kubernetes"]).is_err());
         assert!(of("system:node:worker-2", &["worker-1"]).is_err());
         assert!(of("system:bootstrap:abcdef", &["worker-1"]).is_err());
+    }
+
+    #[test]
+    fn what_is_approved_is_signed() {
+        let subject = "CN=system:node:worker-1, O=system:nodes".to_owned();
+        let mut client = request(CLIENT, "system:bootstrap:abcdef", "system:node:worker-1", "system:nodes", &[]);
+        assert_eq!(certificate(&client), (subject.clone(), vec![], (false, true), true, 90 * 60));
+        client["spec"]["expirationSeconds"] = 3600.into();
+        assert_eq!(certificate(&client).4, 3600, "as it asks");
+        let names = vec!["worker-1".to_owned(), "10.77.0.41".to_owned()];
+        let server = request(
+            SERVING,
+            "system:node:worker-1",
+            "system:node:worker-1",
+            "system:nodes",
+            &["worker-1", "10.77.0.41"],
+        );
+        assert_eq!(certificate(&server), (subject, names, (true, false), true, 90 * 60));
     }
 
     /// Made with `openssl req -subj "/O=system:masters/O=system:nodes/CN=system:node:worker-1"`.
@@ -263,7 +357,7 @@ Cg==\n\
     fn what_a_kubelet_makes_is_understood() {
         let mut own = request(SERVING, "system:node:worker-1", "", "", &[]);
         own["spec"]["request"] = base64::engine::general_purpose::STANDARD.encode(OF_A_KUBELET).into();
-        assert_eq!(decide(&kubernetes(), &own), Ok(Some("worker-1".into())));
+        assert_eq!(node_of(&own), Ok(Some("worker-1".into())));
     }
 
     #[test]

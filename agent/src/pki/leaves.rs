@@ -97,13 +97,22 @@ fn master(config: &NodeConfig, leaves: &mut Vec<Leaf>) {
         let names = vec![name.to_owned(), "localhost".into()];
         leaves.push(Leaf::server(&of(c, "server"), CLUSTER_CA, c.name, c.user, names, loopback().to_vec()));
     }
-    let node = format!("system:node:{name}");
-    let kubelet = Leaf::client("kubelet/client", CLUSTER_CA, &node, users::ROOT);
-    leaves.push(Leaf { group: Some("system:nodes"), ..kubelet });
-    let kubelet = Leaf::server("kubelet/server", CLUSTER_CA, &node, users::ROOT, vec![name.to_owned()], vec![address]);
-    leaves.push(Leaf { group: Some("system:nodes"), ..kubelet });
+    leaves.push(kubelet_client(name));
+    leaves.push(kubelet_server(name, vec![name.to_owned()], vec![address]));
     let agent = Leaf::client("agent/client", CLUSTER_CA, "quorate-agent", users::ROOT);
     leaves.push(Leaf { group: Some(MASTERS_GROUP), ..agent });
+}
+
+/// What a kubelet shows the API. A worker's is signed from its request (`kube/approve.rs`) and goes nowhere here.
+pub(crate) fn kubelet_client(name: &str) -> Leaf {
+    let leaf = Leaf::client("kubelet/client", CLUSTER_CA, &format!("system:node:{name}"), users::ROOT);
+    Leaf { group: Some("system:nodes"), ..leaf }
+}
+
+/// What a kubelet shows those who ask it.
+pub(crate) fn kubelet_server(name: &str, dns: Vec<String>, ips: Vec<IpAddr>) -> Leaf {
+    let leaf = Leaf::server("kubelet/server", CLUSTER_CA, &format!("system:node:{name}"), users::ROOT, dns, ips);
+    Leaf { group: Some("system:nodes"), ..leaf }
 }
 
 /// Names and addresses that the API is asked by.
