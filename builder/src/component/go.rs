@@ -4,6 +4,7 @@
 //! where modules come from (`GOPROXY`, `GOPRIVATE`, …) and where caches lie are kept, nothing that changes what is built.
 
 use super::Recipe;
+use super::patches::{self, Package};
 use crate::digest::sha256_of;
 use crate::progress::{self, Step};
 use crate::store::Store;
@@ -85,6 +86,7 @@ impl Toolchain {
         let mut parts = BTreeMap::new();
         let work = crate::interrupt::temporary_dir(&std::env::temp_dir()).context("making a directory to build in")?;
         write_sources(work.path(), recipe.sources())?;
+        self.patch(recipe, work.path())?;
         for (name, package, tags) in recipe.compiled() {
             let step = Step::count(&format!("  {name}"), 0);
             let out = work.path().join("out").join(name);
@@ -103,6 +105,24 @@ impl Toolchain {
             parts.insert(name.to_owned(), std::fs::read(&out)?);
         }
         store.put_built(&self.key(recipe), &parts)
+    }
+
+    /// Puts patched modules in upstream's place.
+    fn patch(&self, recipe: &Recipe, work: &Path) -> Result<()> {
+        let find = |package: &str| -> Result<Package> {
+            // It fetches the module unless it is there.
+            let asked = "{{.Module.Path}}\n{{.Module.Dir}}\n{{.Dir}}";
+            let told = run(self.command(work).env("GOSUMDB", "off").args(["list", "-f", asked, package]))?;
+            match told.lines().collect::<Vec<_>>()[..] {
+                [module, root, dir] => Ok(Package { module: module.into(), root: root.into(), dir: dir.into() }),
+                _ => bail!("go list says {told:?}"),
+            }
+        };
+        for (module, copy) in patches::apply(recipe.patches(), find, work)? {
+            let replace = format!("-replace={module}=./{}", copy.display());
+            run(self.command(work).args(["mod", "edit", &replace]))?;
+        }
+        Ok(())
     }
 
     /// Asks the checksum database for every sum of a recipe: its modules are fetched again without go.sum, and what

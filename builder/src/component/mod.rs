@@ -4,7 +4,7 @@
 //!
 //! | source | keys | verified by |
 //! |---|---|---|
-//! | Go modules, built here | `package`, `tags`; beside the recipe `go.mod`, `go.sum`, and where upstream's own `main` is not what a node needs `*.go`, a `main` over upstream's packages, and modules in directories that `go.mod` puts in upstream ones' place | `go.sum` |
+//! | Go modules, built here | `package`, `tags`; beside the recipe `go.mod`, `go.sum`, and where upstream's own `main` is not what a node needs `*.go`, a `main` over upstream's packages, modules in directories that `go.mod` puts in upstream ones' place, and `*.patch` (`patches.rs`) | `go.sum` |
 //! | a file of the web's | `url`, `sha256`; `member` where the file is a tar (gzip, xz, zstd or plain) | the digest |
 //! | a file of a container image | `oci = "REGISTRY/NAME@sha256:…"`, `path` in it | the digest |
 //!
@@ -14,6 +14,7 @@
 mod fetched;
 pub(crate) mod go;
 mod oci;
+mod patches;
 
 use crate::digest::sha256_of;
 use crate::fetch::Fetcher;
@@ -24,6 +25,9 @@ use go::Toolchain;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// How the files of patches end.
+const PATCH: &str = ".patch";
 
 /// `recipe.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -166,7 +170,8 @@ impl Recipe {
             let module = dir.join(&name).join("go.mod").exists();
             let inside = if module { names_in(&dir.join(&name))? } else { Vec::new() };
             let own = inside.iter().filter(|n| n.ends_with(".go") || *n == "go.mod").map(|n| format!("{name}/{n}"));
-            for file in own.chain(name.ends_with(".go").then(|| name.clone())) {
+            let is_source = name.ends_with(".go") || name.ends_with(PATCH);
+            for file in own.chain(is_source.then(|| name.clone())) {
                 take(&file)?;
             }
         }
@@ -227,8 +232,13 @@ impl Recipe {
 
     /// What is compiled, beside upstream's modules.
     pub(crate) fn sources(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let source = |name: &str| !name.ends_with(".toml");
+        let source = |name: &str| !name.ends_with(".toml") && !name.ends_with(PATCH);
         self.files.iter().filter(move |(n, _)| source(n)).map(|(n, b)| (n.as_str(), b.as_slice()))
+    }
+
+    /// What is changed in upstream's modules.
+    fn patches(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().filter(|(n, _)| n.ends_with(PATCH)).map(|(n, b)| (n.as_str(), b.as_slice()))
     }
 
     /// sha256 of its files.
