@@ -1,6 +1,6 @@
 //! The pod network: flannel with VXLAN, from `profiles/components/addons`.
 
-use super::{Object, account, binding, config_map, container, daemon, host_path, mount, pod_kubeconfig, role};
+use super::{Object, account, binding, config_map, container, daemon, host_path, mount, pod_kubeconfig, role, share};
 use contract::node::NodeConfig;
 use contract::paths::CNI_NET;
 use contract::ports::VXLAN;
@@ -31,6 +31,7 @@ pub(super) fn objects(config: &NodeConfig) -> Vec<Object> {
     let pod = json!({
         "containers": [container(NAME, &command, json!({
             "env": [field("NODE_NAME", "spec.nodeName"), field("NODE_ADDRESS", "status.hostIP")],
+            "resources": share(),
             "securityContext": {
                 "runAsUser": 0,
                 "allowPrivilegeEscalation": false,

@@ -1,6 +1,6 @@
 //! kube-proxy, which makes services' addresses work on each node. In nftables mode: iptables is in no image.
 
-use super::{Object, account, binding, config_map, container, daemon, host_path, mount, pod_kubeconfig};
+use super::{Object, account, binding, config_map, container, daemon, host_path, mount, pod_kubeconfig, share};
 use contract::node::NodeConfig;
 use contract::ports::{PROXY_HEALTH, PROXY_METRICS};
 use serde_json::json;
@@ -26,6 +26,7 @@ pub(super) fn objects(config: &NodeConfig) -> Vec<Object> {
     let pod = json!({
         "containers": [container(NAME, &command, json!({
             "env": [{ "name": "NODE_NAME", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } }],
+            "resources": share(),
             "securityContext": { "privileged": true, "runAsUser": 0 },
             // It calls nft, which needs its libraries.
             "volumeMounts": [mount("usr", "/usr", true), mount("config", DIR, true), mount("modules", "/lib/modules", true)],
