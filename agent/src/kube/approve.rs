@@ -322,6 +322,25 @@ mod tests {
         assert_eq!(certificate(&server), (subject, names, (true, false), true, 90 * 60));
     }
 
+    #[test]
+    fn what_cannot_be_signed_is_left_to_others() {
+        let request = request(CLIENT, "system:bootstrap:abcdef", "system:node:worker-1", "system:nodes", &[]);
+        let granted = decide(&kubernetes(), &request).expect("understood").expect("granted");
+        let mut config = crate::pki::tests::config();
+        let why = |config: &NodeConfig, granted: &Granted| {
+            signed(config, granted, request.clone(), 1_790_000_000).expect_err("not signed")
+        };
+        assert!(why(&config, &granted).contains("no quorate.pki.cluster_ca"));
+        let ca = crate::pki::tests::ca();
+        config.pki.cluster_ca = Some(contract::node::Ca { key: None, ..ca.clone() });
+        assert!(why(&config, &granted).contains("is missing"));
+        config.pki.cluster_ca = Some(ca);
+        for length in [0, 1, granted.key.len() / 2, granted.key.len() - 1] {
+            let torn = Granted { key: granted.key[..length].to_vec(), ..granted.clone() };
+            assert!(why(&config, &torn).starts_with("its key: "), "{length} bytes");
+        }
+    }
+
     /// Made with `openssl req -subj "/O=system:masters/O=system:nodes/CN=system:node:worker-1"`.
     const TWO_GROUPS: &str = "-----BEGIN CERTIFICATE REQUEST-----\n\
 MIIBCjCBsQIBADBPMRcwFQYDVQQKDA5zeXN0ZW06bWFzdGVyczEVMBMGA1UECgwM\n\
