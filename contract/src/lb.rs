@@ -23,3 +23,8 @@ pub fn servers(config: &NodeConfig) -> Vec<String> {
     let of = |backend: &str| config.masters.keys().map(move |name| format!("{backend}/{name}")).collect::<Vec<_>>();
     BACKENDS.iter().flat_map(|b| of(b)).collect()
 }
+
+/// Whether a server of that name is up as long as its master is alive, whether it is ready or not.
+pub fn tells_life(server: &str) -> bool {
+    server.split('/').next() == Some(BACKENDS[0])
+}

@@ -1,6 +1,5 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer how many masters are ready, how many have started, and which servers are
-//! up. And the one word to it: that a server's connections are to be cut.
+//! tells that HAProxy does not hang, and the answer which servers are up. And the one word to it: that a server's connections are to be cut.
 
 use super::watch::Masters;
 use crate::hung::{Silence, local};
@@ -62,20 +61,18 @@ fn answer(mut stream: UnixStream) -> Result<Masters, String> {
     parse(&text)
 }
 
-/// `HTTP/1.1 200 OK`, headers, an empty line, `READY REACHABLE`, and 1 or 0 for each of [`contract::lb::servers`].
+/// `HTTP/1.1 200 OK`, headers, an empty line, and 1 or 0 for each of [`contract::lb::servers`].
 fn parse(text: &str) -> Result<Masters, String> {
     let (head, body) = text.split_once("\r\n\r\n").ok_or("its answer is no HTTP")?;
     if head.split_whitespace().nth(1) != Some("200") {
         return Err(format!("it answered `{}`", head.lines().next().unwrap_or_default()));
     }
-    let expected = || format!("expected numbers, found `{}`", body.trim());
-    let numbers = body.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>().map_err(|_| expected())?;
-    match &numbers[..] {
-        [ready, started, up @ ..] if up.iter().all(|u| *u <= 1) => {
-            Ok(Masters { ready: *ready, started: *started, up: up.iter().map(|u| *u == 1).collect() })
-        }
-        _ => Err(expected()),
-    }
+    let up = body.split_whitespace().map(|word| match word {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(format!("expected 0 or 1, found `{word}`")),
+    });
+    up.collect::<Result<Vec<bool>, _>>().map(Masters)
 }
 
 #[cfg(test)]
@@ -85,9 +82,8 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        let masters = Masters { ready: 0, started: 1, up: vec![false, true] };
-        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1 0 1"), Ok(masters));
-        for bad in ["", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 No\r\n\r\n2 3", "HTTP/1.1 200 OK\r\n\r\n2 3 4"] {
+        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1"), Ok(Masters(vec![false, true])));
+        for bad in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 503 No\r\n\r\n0 1", "HTTP/1.1 200 OK\r\n\r\n0 1 2"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -16,8 +16,8 @@ struct Hesitation {
     /// With a master for so long it counts again.
     regained: Duration,
 }
-/// An election of etcd, or a switch port that blinks, is over before.
-const HOLDER: Hesitation = Hesitation { lost: Duration::from_secs(1), regained: Duration::from_secs(1) };
+/// More than what two load balancers may differ by: the time between two health checks, and [`ASK`].
+const HOLDER: Hesitation = Hesitation { lost: Duration::from_millis(500), regained: Duration::from_secs(1) };
 /// Who reaches a master now and then must not be given the address each time.
 const OTHERS: Hesitation = Hesitation { lost: Duration::ZERO, regained: Duration::from_secs(5) };
 /// So many questions in a row without an answer, and HAProxy hangs.
@@ -30,16 +30,9 @@ pub(crate) const ASK: Duration = Duration::from_millis(200);
 /// A server that is down for so long gets no new connection, and none is in the making: each was made, or has timed out.
 const SETTLED: Duration = Duration::from_millis(contract::lb::CONNECT_MS as u64 + 20);
 
-/// What HAProxy answered.
+/// What HAProxy answered: whether each server is up, in the order of [`contract::lb::servers`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Masters {
-    /// Those that are alive and ready.
-    pub(crate) ready: u32,
-    /// Those that have started: they answer, but for what they need of etcd.
-    pub(crate) started: u32,
-    /// Whether each server is up, in the order of [`contract::lb::servers`].
-    pub(crate) up: Vec<bool>,
-}
+pub(crate) struct Masters(pub(crate) Vec<bool>);
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +64,8 @@ pub(crate) struct Watch {
 #[derive(Clone, Debug)]
 struct Server {
     name: String,
+    /// It is up as long as its master is alive, ready or not. The last resort's are asked less often, and are late to tell.
+    tells: bool,
     /// Since when it is down, until its connections were cut.
     down: Option<Duration>,
     cut: bool,
@@ -80,7 +75,8 @@ impl Watch {
     /// Over these servers.
     pub(crate) fn of(servers: Vec<String>) -> Self {
         // Which connections there are from before, nobody knows: a server that is down at first loses them.
-        let servers = servers.into_iter().map(|name| Server { name, down: None, cut: false }).collect();
+        let server = |name: String| Server { tells: contract::lb::tells_life(&name), name, down: None, cut: false };
+        let servers = servers.into_iter().map(server).collect();
         Self { haproxy: hung::Watch::of(SILENT, STARTS), since: None, weight: 0, servers }
     }
 
@@ -111,7 +107,7 @@ impl Watch {
         let hangs = self.haproxy.step(answer.as_ref().map(drop).map_err(Clone::clone)).map(Decision::Hangs);
         match answer {
             Ok(masters) => {
-                let mut decisions = self.cuts(now, &masters.up);
+                let mut decisions = self.cuts(now, &masters.0);
                 decisions.extend(self.masters(now, holds, &masters));
                 decisions
             }
@@ -126,7 +122,7 @@ impl Watch {
 
     fn masters(&mut self, now: Duration, holds: bool, masters: &Masters) -> Option<Decision> {
         let hesitation = if holds { HOLDER } else { OTHERS };
-        let some = masters.started > 0 || masters.ready > 0;
+        let some = self.servers.iter().zip(&masters.0).any(|(server, up)| server.tells && *up);
         let since = match self.since {
             Some((s, since)) if s == some => since,
             _ => now,
@@ -150,31 +146,40 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A holder's decisions.
-    fn run(watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
+    /// Over one master.
+    fn watch() -> Watch {
+        Watch::of(vec!["ready/a".into(), "started/a".into()])
+    }
+
+    /// A master that is alive, or not; its last resort is late to tell.
+    fn masters(alive: bool) -> Masters {
+        Masters(vec![alive, true])
+    }
+
+    /// A holder's decisions but for cuts.
+    fn run(watch: &mut Watch, from_ms: u64, answers: &[Result<bool, ()>]) -> Vec<(u64, Decision)> {
         run_as(true, watch, from_ms, answers)
     }
 
-    fn run_as(holds: bool, watch: &mut Watch, from_ms: u64, answers: &[Result<u32, ()>]) -> Vec<(u64, Decision)> {
+    fn run_as(holds: bool, watch: &mut Watch, from_ms: u64, answers: &[Result<bool, ()>]) -> Vec<(u64, Decision)> {
         let times = (0..).map(|i| from_ms + 200 * i);
-        let step = |(at, answer): (u64, &Result<u32, ()>)| {
-            let answer = answer
-                .map(|n| Masters { ready: n, started: n, up: vec![] })
-                .map_err(|()| Silence::Mute("timed out".into()));
-            watch.step(Duration::from_millis(at), holds, answer).into_iter().map(move |d| (at, d)).collect::<Vec<_>>()
+        let step = |(at, answer): (u64, &Result<bool, ()>)| {
+            let answer = answer.map(masters).map_err(|()| Silence::Mute("timed out".into()));
+            let decisions = watch.step(Duration::from_millis(at), holds, answer).into_iter();
+            decisions.filter(|d| !matches!(d, Decision::Cut(_))).map(move |d| (at, d)).collect::<Vec<_>>()
         };
         times.zip(answers).flat_map(step).collect()
     }
 
     #[test]
     fn one_that_starts_is_not_one_that_hangs() {
-        let mut watch = Watch::of(vec![]);
+        let mut watch = watch();
         assert!(run(&mut watch, 0, &[Err(()); 20]).is_empty());
-        assert!(run(&mut watch, 4000, &[Ok(3), Err(()), Ok(3)]).is_empty(), "one silence is none");
+        assert!(run(&mut watch, 4000, &[Ok(true), Err(()), Ok(true)]).is_empty(), "one silence is none");
         let said = run(&mut watch, 5000, &[Err(()); 20]);
         assert_eq!(said.len(), 1, "said once until it answers again: {said:?}");
         // It was killed and starts again: refused is not hung.
-        watch.step(Duration::from_secs(20), true, Ok(Masters { ready: 3, started: 3, up: vec![] }));
+        watch.step(Duration::from_secs(20), true, Ok(masters(true)));
         for i in 0..9 {
             assert!(watch.step(Duration::from_secs(21 + i), true, Err(Silence::Absent)).is_empty());
         }
@@ -184,23 +189,24 @@ mod tests {
 
     #[test]
     fn a_node_without_masters_weighs_less_and_is_forgiven_late() {
-        let mut watch = Watch::of(vec![]);
-        assert!(run(&mut watch, 0, &[Ok(3); 5]).is_empty());
-        let said = run(&mut watch, 1000, &[Ok(0); 20]);
-        assert!(matches!(said[..], [(2000, Decision::Weighs { weight: NO_MASTER, .. })]), "{said:?}");
+        let mut watch = watch();
+        assert!(run(&mut watch, 0, &[Ok(true); 5]).is_empty());
+        let said = run(&mut watch, 1000, &[Ok(false); 20]);
+        assert!(matches!(said[..], [(1600, Decision::Weighs { weight: NO_MASTER, .. })]), "{said:?}");
         // It was taken away. A master comes and goes: nothing.
-        assert!(run_as(false, &mut watch, 5000, &[Ok(1), Ok(1), Ok(0), Ok(1)]).is_empty());
-        let said = run_as(false, &mut watch, 6000, &[Ok(1); 30]);
+        assert!(run_as(false, &mut watch, 5000, &[Ok(true), Ok(true), Ok(false), Ok(true)]).is_empty());
+        let said = run_as(false, &mut watch, 6000, &[Ok(true); 30]);
         assert!(matches!(said[..], [(10_600, Decision::Weighs { weight: 0, .. })]), "{said:?}");
     }
 
     #[test]
     fn where_all_lose_the_masters_the_holder_weighs_most_all_the_time() {
-        let (mut holder, mut other) = (Watch::of(vec![]), Watch::of(vec![]));
-        // It sees what happens most of a second before the other.
-        let seen: Vec<_> = [(3, 10), (0, 50), (2, 50)].iter().flat_map(|(n, times)| vec![Ok(*n); *times]).collect();
+        let (mut holder, mut other) = (watch(), watch());
+        // It sees what happens as long before the other as it can.
+        let seen: Vec<_> =
+            [(true, 10), (false, 50), (true, 50)].iter().flat_map(|(n, times)| vec![Ok(*n); *times]).collect();
         let mut weights: Vec<(u64, bool, i32)> = Vec::new();
-        let changes = [(true, run_as(true, &mut holder, 0, &seen)), (false, run_as(false, &mut other, 800, &seen))];
+        let changes = [(true, run_as(true, &mut holder, 0, &seen)), (false, run_as(false, &mut other, 400, &seen))];
         for (holds, decisions) in changes {
             weights.extend(decisions.into_iter().filter_map(|(at, decision)| match decision {
                 Decision::Weighs { weight, .. } => Some((at, holds, weight)),
@@ -208,15 +214,13 @@ mod tests {
             }));
         }
         weights.sort_unstable();
-        assert_eq!(weights, [(2800, false, NO_MASTER), (3000, true, NO_MASTER), (13_000, true, 0), (17_800, false, 0)]);
+        assert_eq!(weights, [(2400, false, NO_MASTER), (2600, true, NO_MASTER), (13_000, true, 0), (17_400, false, 0)]);
     }
 
     #[test]
     fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
         let mut watch = Watch::of(vec!["ready/a".into(), "ready/b".into()]);
-        let mut step = |ms, up: [bool; 2]| {
-            watch.step(Duration::from_millis(ms), true, Ok(Masters { ready: 1, started: 1, up: up.into() }))
-        };
+        let mut step = |ms, up: [bool; 2]| watch.step(Duration::from_millis(ms), true, Ok(Masters(up.into())));
         let cut = || vec![Decision::Cut("ready/b".into())];
         assert!(step(0, [true, true]).is_empty());
         for ms in [100, 200, 300] {
@@ -231,26 +235,24 @@ mod tests {
         assert_eq!(step(1320, [true, false]), cut());
         assert!(step(1400, [false, false]).is_empty());
         watch.step(Duration::from_millis(1500), true, Err(Silence::Absent));
-        let mut step = |ms| {
-            watch.step(Duration::from_millis(ms), true, Ok(Masters { ready: 1, started: 1, up: vec![true, false] }))
-        };
+        let mut step = |ms| watch.step(Duration::from_millis(ms), true, Ok(Masters(vec![true, false])));
         assert!(step(1600).is_empty());
         assert_eq!(step(1820), cut(), "a HAProxy that started again");
-        watch.step(Duration::from_millis(1900), true, Ok(Masters { ready: 1, started: 1, up: vec![false, false] }));
+        watch.step(Duration::from_millis(1900), true, Ok(Masters(vec![false, false])));
         let patience = |ms| watch.patience(Duration::from_millis(ms));
         assert_eq!(patience(1910), ASK, "no sooner than otherwise");
         assert_eq!(patience(2100), Duration::from_millis(20), "in the moment in which it is due");
     }
 
     proptest! {
-        /// Whatever a holder sees: the weight changes at most once per second, and only between its two values.
+        /// Whatever a holder sees: the weight changes at most every half a second, and only between its two values.
         #[test]
-        fn weights_alternate(answers in prop::collection::vec(prop::option::of(0_u32..3), 0..200)) {
-            let mut watch = Watch::of(vec![]);
+        fn weights_alternate(answers in prop::collection::vec(prop::option::of(prop::bool::ANY), 0..200)) {
+            let mut watch = watch();
             let mut last = (0, Duration::ZERO);
             for (i, answer) in (0_u32..).zip(answers) {
                 let now = Duration::from_millis(200) * i;
-                let answer = answer.map(|n| Masters { ready: 0, started: n, up: vec![] }).ok_or(Silence::Mute(String::new()));
+                let answer = answer.map(masters).ok_or(Silence::Mute(String::new()));
                 for decision in watch.step(now, true, answer) {
                     if let Decision::Weighs { weight, .. } = decision {
                         prop_assert!(weight != last.0 && (weight == 0 || weight == NO_MASTER));

@@ -62,7 +62,7 @@ pub(super) fn configuration(config: &NodeConfig) -> String {
         })
     };
     let (ready, started) = (lines(""), lines(""));
-    let up: String = servers(config).iter().map(|s| format!(" %[srv_is_up({s})]")).collect();
+    let up: String = servers(config).iter().map(|s| format!("%[srv_is_up({s})] ")).collect();
     let metrics = SocketAddr::new(own, LB_METRICS);
     let health = |path: &str| {
         format!(
@@ -111,13 +111,12 @@ backend started
     {has_started}
     default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {STARTED_INTER_MS}ms
 {started}
-# How many are ready, how many have started, which servers are up: what quorate-agent asks, and so whether this process
-# hangs.
+# Which servers are up: what quorate-agent asks, and so whether this process hangs.
 frontend health
     mode http
     bind unix@{LB}/sock/health mode 600
     timeout client 1s
-    http-request return status 200 content-type text/plain lf-string \"%[nbsrv(ready)] %[nbsrv(started)]{up}\"
+    http-request return status 200 content-type text/plain lf-string \"{up}\"
 
 frontend metrics
     mode http
