@@ -95,6 +95,7 @@ fn member(config: &NodeConfig, channel: Channel) -> Result<(), String> {
             SEES_LEADER.store(true, Ordering::Relaxed);
             if !status.is_learner {
                 etcd::upkeep::start(config, channel);
+                etcd::lead::look_out(config, channel);
                 return channel.done(FORMED);
             }
             // A cluster gives a vote to nobody who has not caught up.

@@ -7,10 +7,12 @@
 //! | what is asked of etcd? | here |
 //! | what do members need now and then? | `upkeep.rs` |
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
+//! | who leads when the leader's disk is slow? | `lead.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
 pub(crate) mod gone;
+pub(crate) mod lead;
 pub(crate) mod rotation;
 pub(crate) mod serve;
 pub(crate) mod upkeep;
@@ -183,13 +185,20 @@ impl Gateway {
         self.call::<Members>("cluster/member/list", &json!({ "linearizable": true })).map(|m| m.members)
     }
 
+    /// What the member counts, in Prometheus' text format.
+    fn metrics(&self) -> Result<String, ureq::Error> {
+        self.get("metrics")
+    }
+
+    /// To its end: the connection is for the next question, too.
+    fn get(&self, what: &str) -> Result<String, ureq::Error> {
+        let response = self.agent.get(format!("{}/{what}", self.url)).call()?;
+        response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string()
+    }
+
     /// Whether the member answers at all. It reads a key of its own data for that, and asks no other (etcd's `livez`).
     fn is_there(&self) -> Heard {
-        // To its end: the connection is for the next question, too.
-        let read = |r: ureq::http::Response<ureq::Body>| {
-            r.into_body().into_with_config().limit(ANSWER_MAX).read_to_string().map(drop)
-        };
-        let Err(e) = self.agent.get(format!("{}/livez", self.url)).call().and_then(read) else {
+        let Err(e) = self.get("livez") else {
             return Heard::Answer;
         };
         let silent = match &e {
@@ -264,6 +273,11 @@ impl Gateway {
             last = bytes;
         }
         if sum.finalize()[..] == last[..] { Ok(()) } else { Err(format!("{what}: it ended before its end")) }
+    }
+
+    /// This member, which leads, gives the lead to another one, and waits until that has it.
+    fn give_lead(&self, id: &str) -> Result<(), String> {
+        self.call::<Value>("maintenance/transfer-leadership", &json!({ "targetID": id })).map(drop)
     }
 
     /// Takes a member out; answers who is left.
