@@ -4,6 +4,10 @@ use contract::control::{CHANNEL_FD, FromAgent, MESSAGE_MAX, ToAgent};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// What was said last, and when.
+pub(crate) type Told = Option<(String, Instant)>;
 
 /// The channel. There is one per process, on a descriptor that PID 1 chose.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,15 @@ impl Channel {
     /// For the console and the report.
     pub(crate) fn notice(self, text: impl Into<String>) -> Result<(), String> {
         self.say(&FromAgent::Notice { text: text.into() })
+    }
+
+    /// ... unless the last one was the same, and is not as old as `again`.
+    pub(crate) fn notice_anew(self, told: &mut Told, again: Duration, text: String) -> Result<(), String> {
+        if told.as_ref().is_none_or(|(last, at)| *last != text || at.elapsed() >= again) {
+            self.notice(text.clone())?;
+            *told = Some((text, Instant::now()));
+        }
+        Ok(())
     }
 
     /// The next message; waits for it.

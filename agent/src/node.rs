@@ -1,7 +1,7 @@
 //! The verb `node`: leaf certificates, etcd's membership, Kubernetes' part, the chores. It may be restarted at any moment: every step
 //! finds out anew what is done already.
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Told};
 use crate::membership::decide::{Answer, Decision, Own, decide};
 use crate::membership::join;
 use crate::membership::mark::{self, Mark};
@@ -261,11 +261,6 @@ fn env_of_etcd() -> PathBuf {
     Path::new(paths::ENV).join("etcd")
 }
 
-fn tell(told: &mut Option<(String, Instant)>, text: String, channel: Channel) -> Result<(), String> {
-    let known = told.as_ref().is_some_and(|(t, at)| *t == text && at.elapsed() < TELL);
-    if !known {
-        channel.notice(text.clone())?;
-        *told = Some((text, Instant::now()));
-    }
-    Ok(())
+fn tell(told: &mut Told, text: String, channel: Channel) -> Result<(), String> {
+    channel.notice_anew(told, TELL, text)
 }

@@ -4,14 +4,15 @@
 //! storage that all share is no better elsewhere.
 
 use super::{Gateway, SILENCE};
-use crate::channel::Channel;
+use crate::channel::{Channel, Told};
 use contract::control::FromAgent;
 use contract::node::NodeConfig;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// Nothing tells that a disk got slow: the member on this node is asked this often.
+/// Nothing tells that a disk got slow: the member on this node is asked this often whether it leads (a millisecond of etcd's),
+/// and one that does for its metrics (six).
 const LOOK: Duration = Duration::from_secs(1);
 /// ... and this often from the first late write on.
 const CLOSER: Duration = Duration::from_millis(250);
@@ -21,38 +22,38 @@ const LATE: u32 = 2;
 const REST: Duration = Duration::from_secs(10);
 /// A member answers in milliseconds.
 const PATIENCE: Duration = Duration::from_millis(350);
-/// A write is late after so many seconds: one of the histogram's bounds. A disk that is fit for etcd needs less than a third of
-/// that for nearly all (its documentation, "Hardware recommendations").
+/// A write is late after so many seconds: one of the histogram's bounds, and three times what is usually asked of a disk for the
+/// slowest of a hundred.
 const BOUND: &str = "0.032";
+/// What stays as it is is told again this late.
+const AGAIN: Duration = Duration::from_secs(3600);
 const SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds";
 
-/// What a member's metrics say of it since it started.
+/// A member's writes since it started: how many, and how many of them took longer than [`BOUND`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Syncs {
-    leads: bool,
-    /// How often its log was written, and how often that took longer than [`BOUND`].
     all: u64,
     late: u64,
 }
 
 impl Syncs {
-    /// Of Prometheus' text format; numbers are floats there, as Go prints them.
-    fn read(text: &str) -> Option<Self> {
-        let number = |name: &str| -> Option<u64> {
-            let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))?;
-            let value: f64 = value.trim().parse().ok()?;
+    /// Of Prometheus' text format; numbers are floats there, as Go prints them. An error names what is missing.
+    fn read(text: &str) -> Result<Self, String> {
+        let count = |name: String| -> Result<u64, String> {
+            let value = text.lines().find_map(|l| l.strip_prefix(&name)?.strip_prefix(' ')?.trim().parse::<f64>().ok());
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count; others saturate")]
-            (value >= 0.0).then_some(value as u64)
+            let count = value.filter(|v| *v >= 0.0).map(|v| v as u64);
+            count.ok_or_else(|| format!("etcd's metrics have no count `{name}`"))
         };
-        let all = number(&format!("{SYNCS}_count"))?;
-        let in_time = number(&format!("{SYNCS}_bucket{{le=\"{BOUND}\"}}"))?;
-        Some(Self { leads: number("etcd_server_is_leader")? == 1, all, late: all.saturating_sub(in_time) })
+        let all = count(format!("{SYNCS}_count"))?;
+        let in_time = count(format!("{SYNCS}_bucket{{le=\"{BOUND}\"}}"))?;
+        Ok(Self { all, late: all.saturating_sub(in_time) })
     }
 
     /// What came since; nothing of another start's.
     fn since(&self, before: &Self) -> Self {
         let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
-        Self { leads: self.leads, all: more(self.all, before.all), late: more(self.late, before.late) }
+        Self { all: more(self.all, before.all), late: more(self.late, before.late) }
     }
 }
 
@@ -76,10 +77,10 @@ struct Watch {
 }
 
 impl Watch {
-    /// Takes what the member on this node says, if it answers.
+    /// Takes what the member on this node says, if it leads.
     fn step(&mut self, own: Option<Syncs>) -> Next {
         let last = std::mem::replace(&mut self.last, own);
-        let Some((own, last)) = own.zip(last).filter(|(own, last)| own.leads && last.leads) else {
+        let Some((own, last)) = own.zip(last) else {
             (self.late, self.suspects) = (0, false);
             return Next::Calm;
         };
@@ -121,61 +122,95 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
         return;
     }
     std::thread::spawn(move || {
-        let (mut watch, mut local, mut before) = (Watch::default(), None, None);
+        let mut lookout = Lookout { others, channel, watch: Watch::default(), local: None, before: None, told: None };
         loop {
-            let pause = match watch.step(ask(&mut local, IpAddr::V4(Ipv4Addr::LOCALHOST))) {
-                Next::Calm => {
-                    before = None;
-                    LOOK
+            match lookout.once() {
+                Ok(pause) => std::thread::sleep(pause),
+                Err(e) => {
+                    eprintln!("etcd's lead: {e}");
+                    std::process::exit(1);
                 }
-                Next::Closer => {
-                    before.get_or_insert_with(|| all(&others));
-                    CLOSER
-                }
-                Next::Give { late, all: of } => {
-                    let to = fit(&before.take().unwrap_or_default(), &all(&others));
-                    if let Err(e) = give(to, &others, (late, of), channel) {
-                        eprintln!("etcd's lead: {e}");
-                        std::process::exit(1);
-                    }
-                    REST
-                }
-            };
-            std::thread::sleep(pause);
+            }
         }
     });
 }
 
-/// Over a connection that is kept; after an error over a new one, as certificates may be others by now.
-fn ask(kept: &mut Option<Gateway>, address: IpAddr) -> Option<Syncs> {
-    let gateway = kept.take().or_else(|| Gateway::within(address, PATIENCE).ok())?;
-    let syncs = gateway.metrics().ok().and_then(|text| Syncs::read(&text));
-    *kept = syncs.is_some().then_some(gateway);
-    syncs
-}
-
-fn all(members: &BTreeMap<String, IpAddr>) -> BTreeMap<String, Syncs> {
-    members.iter().filter_map(|(name, address)| Some((name.clone(), ask(&mut None, *address)?))).collect()
-}
-
-fn give(
-    to: Option<String>,
-    others: &BTreeMap<String, IpAddr>,
-    (late, all): (u64, u64),
+struct Lookout {
+    others: BTreeMap<String, IpAddr>,
     channel: Channel,
-) -> Result<(), String> {
-    let why = format!("{late} of {all} writes to etcd's log took longer than {BOUND} s");
-    let Some((name, address)) = to.and_then(|name| others.get_key_value(&name)) else {
-        return channel.say(&FromAgent::Tell { text: format!("{why}, and no other member's are in time") });
-    };
-    let moved = Gateway::to(*address).and_then(|g| g.status()).and_then(|status| {
-        // One without a vote is refused there.
-        Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), SILENCE)?.give_lead(status.id())
-    });
-    match moved {
-        Ok(()) => channel.say(&FromAgent::Tell { text: format!("{why}: {name} leads now") }),
-        Err(e) => channel.notice(format!("{why}, and {name} does not lead instead: {e}")),
+    watch: Watch,
+    /// The connection to the member on this node.
+    local: Option<Gateway>,
+    /// The others' writes when the first was late.
+    before: Option<BTreeMap<String, Syncs>>,
+    told: Told,
+}
+
+impl Lookout {
+    /// One look, and what follows; answers how long until the next.
+    fn once(&mut self) -> Result<Duration, String> {
+        let own = match self.own() {
+            Some(Ok(syncs)) => Some(syncs),
+            Some(Err(e)) => {
+                self.channel.notice_anew(&mut self.told, AGAIN, format!("{e}: a slow disk would go unnoticed"))?;
+                None
+            }
+            None => None,
+        };
+        match self.watch.step(own) {
+            Next::Calm => {
+                self.before = None;
+                Ok(LOOK)
+            }
+            Next::Closer => {
+                self.before.get_or_insert_with(|| writes_of(&self.others));
+                Ok(CLOSER)
+            }
+            Next::Give { late, all } => {
+                let before = self.before.take().unwrap_or_default();
+                self.give(fit(&before, &writes_of(&self.others)), &format!("{late} of {all}"))?;
+                Ok(REST)
+            }
+        }
     }
+
+    /// The writes of the member on this node, if it answers and leads. The connection is kept; after an error there is a new one,
+    /// as certificates may be others by now.
+    fn own(&mut self) -> Option<Result<Syncs, String>> {
+        let gateway = match self.local.take() {
+            Some(there) => there,
+            None => Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), PATIENCE).ok()?,
+        };
+        let leads = gateway.status().ok()?.is_leader();
+        let text = if leads { Some(gateway.metrics().ok()?) } else { None };
+        self.local = Some(gateway);
+        text.map(|text| Syncs::read(&text))
+    }
+
+    fn give(&mut self, to: Option<String>, late: &str) -> Result<(), String> {
+        let slow = format!("to etcd's log take longer than {BOUND} s");
+        let Some((name, address)) = to.and_then(|name| self.others.get_key_value(&name)) else {
+            let text = format!("most writes {slow}, and no other member's are in time; hint: etcd needs a faster disk");
+            return self.channel.notice_anew(&mut self.told, AGAIN, text);
+        };
+        let moved = Gateway::to(*address).and_then(|g| g.status()).and_then(|status| {
+            // One without a vote is refused there.
+            Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), SILENCE)?.give_lead(status.id())
+        });
+        match moved {
+            Ok(()) => self.channel.say(&FromAgent::Tell { text: format!("{late} writes {slow}: {name} leads now") }),
+            Err(e) => {
+                let text = format!("most writes {slow}, and {name} does not lead instead: {e}");
+                self.channel.notice_anew(&mut self.told, AGAIN, text)
+            }
+        }
+    }
+}
+
+/// Of those that answer.
+fn writes_of(members: &BTreeMap<String, IpAddr>) -> BTreeMap<String, Syncs> {
+    let of = |address: &IpAddr| Syncs::read(&Gateway::within(*address, PATIENCE).ok()?.metrics().ok()?).ok();
+    members.iter().filter_map(|(name, address)| Some((name.clone(), of(address)?))).collect()
 }
 
 #[cfg(test)]
@@ -184,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn syncs(all: u64, late: u64) -> Syncs {
-        Syncs { leads: true, all, late }
+        Syncs { all, late }
     }
 
     /// What follows from looks, each with what was new in it: all writes, and the late ones.
@@ -215,11 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_and_one_that_does_not_answer_give_nothing() {
+    fn one_that_does_not_lead_or_answer_gives_nothing() {
         let mut watch = Watch::default();
-        for all in 0..9 {
-            assert_eq!(watch.step(Some(Syncs { leads: false, ..syncs(all, all) })), Next::Calm);
-        }
         watch.step(Some(syncs(10, 10)));
         assert_eq!(watch.step(Some(syncs(12, 12))), Next::Closer);
         assert_eq!((watch.step(None), watch.step(Some(syncs(20, 20)))), (Next::Calm, Next::Calm), "since when?");
@@ -246,18 +278,21 @@ mod tests {
                     etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.032\"} 1.234567e+06\n\
                     etcd_disk_wal_fsync_duration_seconds_bucket{le=\"+Inf\"} 1.23457e+06\n\
                     etcd_disk_wal_fsync_duration_seconds_sum 12.3\n\
-                    etcd_disk_wal_fsync_duration_seconds_count 1.23457e+06\n\
-                    etcd_server_is_leader 1\n";
-        assert_eq!(Syncs::read(text), Some(syncs(1_234_570, 3)));
-        assert_eq!(Syncs::read(&text.replace("leader 1", "leader 0")).map(|s| s.leads), Some(false));
-        assert_eq!(Syncs::read(&text.replace("_count 1.23457e+06", "_count NaN")), None);
-        assert_eq!(Syncs::read("etcd_server_is_leader 1\n"), None);
+                    etcd_disk_wal_fsync_duration_seconds_count 1.23457e+06\n";
+        assert_eq!(Syncs::read(text), Ok(syncs(1_234_570, 3)));
+        for bad in ["", "NaN", "-1", "1 2", "many"] {
+            let said = Syncs::read(&text.replace("_count 1.23457e+06", &format!("_count {bad}")));
+            assert_eq!(said, Err(format!("etcd's metrics have no count `{SYNCS}_count`")), "{bad}");
+        }
+        let cut = Syncs::read(&text[..text.find("0.032").expect("there")]).expect_err("truncated");
+        assert!(cut.contains("_count"), "{cut}");
+        assert!(Syncs::read("").is_err());
     }
 
     proptest! {
         #[test]
-        fn whatever_it_says_is_read_or_not(text in "(etcd_(server_is_leader|disk_wal_fsync_duration_seconds_(count|bucket.le=\"0.032\".)) [-+.e0-9a-zA-Z]{0,20}\n){0,6}") {
-            if let Some(syncs) = Syncs::read(&text) {
+        fn whatever_it_says_is_read_or_not(text in "(etcd_disk_wal_fsync_duration_seconds_(count|bucket.le=\"0.032\".) [-+.e0-9a-zA-Z]{0,20}\n){0,6}") {
+            if let Ok(syncs) = Syncs::read(&text) {
                 prop_assert!(syncs.late <= syncs.all);
             }
         }

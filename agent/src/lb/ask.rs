@@ -1,5 +1,6 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer which servers are up. And the one word to it: that a server's connections are to be cut.
+//! tells that HAProxy does not hang, and the answer which servers are up. And the one word to it: that a server's connections are
+//! to be cut.
 
 use super::watch::Masters;
 use crate::hung::{Silence, local};
@@ -30,17 +31,17 @@ pub(super) fn cut(server: &str) -> Result<(), String> {
     }
 }
 
-/// Asks.
-pub(super) fn haproxy() -> Result<Masters, Silence> {
+/// Asks which of so many servers are up.
+pub(super) fn haproxy(servers: usize) -> Result<Masters, Silence> {
     let stream = local(&format!("{LB}/sock/health"), PATIENCE);
     let stream = stream.map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
         _ => Silence::Mute(e.to_string()),
     })?;
-    answer(stream).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))
+    answer(stream, servers).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))
 }
 
-fn answer(mut stream: UnixStream) -> Result<Masters, String> {
+fn answer(mut stream: UnixStream, servers: usize) -> Result<Masters, String> {
     let mut text = String::new();
     let bound = |left: Duration| left.max(Duration::from_millis(1));
     let deadline = Instant::now() + PATIENCE;
@@ -58,11 +59,11 @@ fn answer(mut stream: UnixStream) -> Result<Masters, String> {
             return Err("it did not answer in time".into());
         }
     }
-    parse(&text)
+    parse(&text, servers)
 }
 
 /// `HTTP/1.1 200 OK`, headers, an empty line, and 1 or 0 for each of [`contract::lb::servers`].
-fn parse(text: &str) -> Result<Masters, String> {
+fn parse(text: &str, servers: usize) -> Result<Masters, String> {
     let (head, body) = text.split_once("\r\n\r\n").ok_or("its answer is no HTTP")?;
     if head.split_whitespace().nth(1) != Some("200") {
         return Err(format!("it answered `{}`", head.lines().next().unwrap_or_default()));
@@ -72,7 +73,12 @@ fn parse(text: &str) -> Result<Masters, String> {
         "1" => Ok(true),
         _ => Err(format!("expected 0 or 1, found `{word}`")),
     });
-    up.collect::<Result<Vec<bool>, _>>().map(Masters)
+    let up = up.collect::<Result<Vec<bool>, _>>()?;
+    // One that is cut short would tell that masters are dead.
+    if up.len() != servers {
+        return Err(format!("expected {servers} servers, found {}", up.len()));
+    }
+    Ok(Masters(up))
 }
 
 #[cfg(test)]
@@ -82,16 +88,19 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1"), Ok(Masters(vec![false, true])));
-        for bad in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 503 No\r\n\r\n0 1", "HTTP/1.1 200 OK\r\n\r\n0 1 2"] {
-            assert!(parse(bad).is_err(), "{bad}");
+        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1", 2), Ok(Masters(vec![false, true])));
+        let all = ["", "0", "0 1 ", "0 1 0", "0 2", "01", "0 -1"].map(|body| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
+        let good: Vec<_> = all.iter().filter(|text| parse(text, 2).is_ok()).collect();
+        assert_eq!(good, [&all[2]]);
+        for bad in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 503 No\r\n\r\n0 1"] {
+            assert!(parse(bad, 2).is_err(), "{bad}");
         }
     }
 
     proptest! {
         #[test]
         fn never_panics(text in ".{0,300}") {
-            let _ = parse(&text);
+            let _ = parse(&text, 2);
         }
     }
 }

@@ -46,7 +46,9 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
         stranger::listen(config, vip, channel);
         keepalived::look_out(config, &link, channel);
     }
-    let mut watch = Watch::of(contract::lb::servers(config));
+    let servers = contract::lb::servers(config);
+    let count = servers.len();
+    let mut watch = Watch::of(servers);
     let began = Instant::now();
     let mut next = began;
     let mut held = None;
@@ -72,7 +74,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
         }
         if Instant::now() >= next {
-            for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy()) {
+            for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy(count)) {
                 act(decision, vip, channel)?;
             }
             next = Instant::now() + watch.patience(began.elapsed());
