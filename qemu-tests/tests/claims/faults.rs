@@ -129,17 +129,21 @@ fn a_leader_whose_disk_is_slow_hands_over() {
     let new = cluster.until("another one leads", SOON, || cluster.leads().filter(|new| *new != leader));
     println!("{new} leads after {:.1} s", cluster.clock().guest(began.elapsed()).as_secs_f64());
     more(&cluster, &writer, 60);
+    let written = writer.stop();
+    written.tell("the leader's disk is slow");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "slow"));
     let word = |node: &str, word: &str| cluster.ok(&["logs", node]).contains(word).then_some(());
     cluster.until("its agent's word", SOON, || word(&leader, &format!("{new} leads now")));
 
+    let writer = Writer::start(&cluster, &ALL, "all slow");
     cluster.ok(&["slow-disk", ALL[0], ALL[1], ALL[2]]);
     cluster.until("the new one's word", SOON, || word(&new, "and no other member's are in time"));
     assert_eq!(cluster.leader(), new);
     cluster.ok(&["heal"]);
     more(&cluster, &writer, 30);
     let written = writer.stop();
-    written.tell("the leader's disk is slow, then all");
-    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "slow"));
+    written.tell("all disks are slow");
+    ALL.iter().for_each(|m| written.assert_kept(&cluster, m, "all slow"));
 }
 
 #[test]
