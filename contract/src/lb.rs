@@ -5,7 +5,8 @@ use crate::node::NodeConfig;
 /// A connection to a server in the same network takes a millisecond. One that is not answered within this is tried at the
 /// next server. A health check's TLS handshake has the same bound, so it is no shorter: apiservers are busy at times.
 pub const CONNECT_MS: u32 = 200;
-/// A server that is down for so long, longer than a connection is in the making, is dead: its connections are cut.
+/// A server that is down for so long, longer than a connection is in the making, is dead: its connections are cut, if another
+/// master can take its clients.
 pub const SETTLED_MS: u32 = 220;
 const _: () = assert!(SETTLED_MS > CONNECT_MS);
 /// Connections to the virtual IP may go on for so long on a load balancer that gave it up, or that stops. New ones go to its
@@ -22,9 +23,4 @@ pub const BACKENDS: [&str; 2] = ["ready", "started"];
 pub fn servers(config: &NodeConfig) -> Vec<String> {
     let of = |backend: &str| config.masters.keys().map(move |name| format!("{backend}/{name}")).collect::<Vec<_>>();
     BACKENDS.iter().flat_map(|b| of(b)).collect()
-}
-
-/// Whether a server of that name is up as long as its master is alive, whether it is ready or not.
-pub fn tells_life(server: &str) -> bool {
-    server.split('/').next() == Some(BACKENDS[0])
 }

@@ -1,6 +1,6 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer which servers are up. And the one word to it: that a server's connections are
-//! to be cut.
+//! tells that HAProxy does not hang, and the answer which servers are up. And the words to it: that a server is down, and that its
+//! connections are to be cut.
 
 use super::watch::Masters;
 use crate::hung::{Silence, local};
@@ -14,12 +14,22 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// An answer is some two hundred bytes.
 const ANSWER_MAX: u64 = 4096;
 
-/// Cuts the connections to a server (HAProxy's management guide, "shutdown sessions server").
+/// Cuts the connections to a server.
 pub(super) fn cut(server: &str) -> Result<(), String> {
+    tell(&format!("shutdown sessions server {server}"))
+}
+
+/// Takes a server for down, until two of its checks succeed.
+pub(super) fn close(server: &str) -> Result<(), String> {
+    tell(&format!("set server {server} health down"))
+}
+
+/// A command (HAProxy's management guide, 9.3) whose answer is an empty line.
+fn tell(command: &str) -> Result<(), String> {
     let told = || -> std::io::Result<String> {
         let mut stream = local(&format!("{LB}/sock/stats"), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("shutdown sessions server {server}\n").as_bytes())?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
         let mut answer = String::new();
         stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
         Ok(answer)

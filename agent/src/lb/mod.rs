@@ -85,6 +85,10 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
 
 fn act(decision: Decision, vip: Option<IpAddr>, channel: Channel) -> Result<(), String> {
     match decision {
+        Decision::Close(server) => match ask::close(&server) {
+            Ok(()) => Ok(()),
+            Err(e) => channel.notice(format!("{server} is to get no new connections, but HAProxy says: {e}")),
+        },
         Decision::Cut(server) => match ask::cut(&server) {
             Ok(()) => channel.say(&FromAgent::Tell { text: format!("{server} is down: its connections are cut") }),
             Err(e) => channel.notice(format!("{server} is down, but its connections are not cut: {e}")),

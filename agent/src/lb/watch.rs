@@ -28,7 +28,12 @@ const STARTS: u32 = 25;
 /// HAProxy tells nobody that it hangs: it is asked this often.
 pub(crate) const ASK: Duration = Duration::from_millis(200);
 /// A server that is down for so long gets no new connection, and none is in the making: each was made, or has timed out.
-const SETTLED: Duration = Duration::from_millis(contract::lb::CONNECT_MS as u64 + 20);
+const SETTLED: Duration = Duration::from_millis(contract::lb::SETTLED_MS as u64);
+/// A master that has served for so long can take the clients of another: those that were late together are back at moments that
+/// differ by less.
+const STEADY: Duration = Duration::from_secs(1);
+/// Where no other master could take its clients, one that is busy is not told from one that is dead before so long.
+const ALONE: Duration = Duration::from_secs(5);
 
 /// What HAProxy answered: whether each server is up, in the order of [`contract::lb::servers`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub(crate) struct Masters(pub(crate) Vec<bool>);
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
+    /// A server of the last resort is to get no new connections: its master is dead.
+    Close(String),
     /// A server is dead: its connections are to be cut.
     Cut(String),
     /// HAProxy hangs: why.
@@ -57,49 +64,67 @@ pub(crate) struct Watch {
     /// Since when a master was reached, or none was.
     since: Option<(bool, Duration)>,
     weight: i32,
+    /// In the order of [`contract::lb::servers`]: each master has one in the first half, which is up as long as the master is
+    /// alive, ready or not, and one in the second, the last resort's.
     servers: Vec<Server>,
+    /// Since when each master serves.
+    serve: Vec<Option<Duration>>,
 }
 
 /// A server of HAProxy's.
 #[derive(Clone, Debug)]
 struct Server {
     name: String,
-    /// It is up as long as its master is alive, ready or not. The last resort's are asked less often, and are late to tell.
-    tells: bool,
     /// Since when it is down, until its connections were cut.
     down: Option<Duration>,
     cut: bool,
 }
 
 impl Watch {
-    /// Over these servers.
+    /// Over these servers, [`contract::lb::servers`].
     pub(crate) fn of(servers: Vec<String>) -> Self {
         // Which connections there are from before, nobody knows: a server that is down at first loses them.
-        let server = |name: String| Server { tells: contract::lb::tells_life(&name), name, down: None, cut: false };
+        let server = |name| Server { name, down: None, cut: false };
+        let serve = vec![None; servers.len() / 2];
         let servers = servers.into_iter().map(server).collect();
-        Self { haproxy: hung::Watch::of(SILENT, STARTS), since: None, weight: 0, servers }
+        Self { haproxy: hung::Watch::of(SILENT, STARTS), since: None, weight: 0, servers, serve }
     }
 
     /// How long until it is to be asked again.
     pub(crate) fn patience(&self, now: Duration) -> Duration {
-        let due = self.servers.iter().filter_map(|s| Some((s.down? + SETTLED).saturating_sub(now)));
+        let due =
+            self.servers.iter().filter_map(|s| (s.down? + SETTLED).checked_sub(now).filter(|left| !left.is_zero()));
         due.min().unwrap_or(ASK).min(ASK)
     }
 
     fn cuts(&mut self, now: Duration, up: &[bool]) -> Vec<Decision> {
-        let mut cuts = Vec::new();
-        for (server, up) in self.servers.iter_mut().zip(up) {
-            if *up {
+        let masters = self.serve.len();
+        let (alive, started) = up.split_at(masters);
+        for (since, serves) in self.serve.iter_mut().zip(alive.iter().zip(started).map(|(a, s)| *a && *s)) {
+            *since = serves.then(|| since.unwrap_or(now));
+        }
+        // Clients that are turned away from a master need one that answers: where all are late, one that is busy is better
+        // than none, and to lose all clients at once would make it busier.
+        let steady = |since: &Option<Duration>| since.is_some_and(|s| now.saturating_sub(s) >= STEADY);
+        let serve = &self.serve;
+        let others = |master: usize| serve.iter().enumerate().any(|(m, since)| m != master && steady(since));
+        let mut decisions = Vec::new();
+        for (i, server) in self.servers.iter_mut().enumerate() {
+            let master = i % masters;
+            if up[i] {
                 (server.down, server.cut) = (None, false);
+                if !alive[master] && others(master) {
+                    decisions.push(Decision::Close(server.name.clone()));
+                }
             } else if !server.cut {
-                let since = *server.down.get_or_insert(now);
-                if now.saturating_sub(since) >= SETTLED {
+                let down = now.saturating_sub(*server.down.get_or_insert(now));
+                if down >= SETTLED && (others(master) || down >= ALONE) {
                     (server.down, server.cut) = (None, true);
-                    cuts.push(Decision::Cut(server.name.clone()));
+                    decisions.push(Decision::Cut(server.name.clone()));
                 }
             }
         }
-        cuts
+        decisions
     }
 
     /// Takes an answer, or that there was none, at a moment, and whether this node holds the virtual IP.
@@ -122,7 +147,7 @@ impl Watch {
 
     fn masters(&mut self, now: Duration, holds: bool, masters: &Masters) -> Option<Decision> {
         let hesitation = if holds { HOLDER } else { OTHERS };
-        let some = self.servers.iter().zip(&masters.0).any(|(server, up)| server.tells && *up);
+        let some = masters.0[..self.serve.len()].contains(&true);
         let since = match self.since {
             Some((s, since)) if s == some => since,
             _ => now,
@@ -217,31 +242,75 @@ mod tests {
         assert_eq!(weights, [(2400, false, NO_MASTER), (2600, true, NO_MASTER), (13_000, true, 0), (17_400, false, 0)]);
     }
 
+    /// Over two masters.
+    fn two() -> Watch {
+        Watch::of(["ready/a", "ready/b", "started/a", "started/b"].map(String::from).into())
+    }
+
+    /// What is decided at a moment, of what is up then.
+    fn at(watch: &mut Watch, ms: u64, up: [u8; 4]) -> String {
+        let answer = Ok(Masters(up.map(|u| u == 1).into()));
+        let decisions = watch.step(Duration::from_millis(ms), true, answer).into_iter();
+        let text = decisions.filter_map(|d| match d {
+            Decision::Cut(server) => Some(format!("cut {server}")),
+            Decision::Close(server) => Some(format!("close {server}")),
+            _ => None,
+        });
+        text.collect::<Vec<_>>().join(", ")
+    }
+
     #[test]
     fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
-        let mut watch = Watch::of(vec!["ready/a".into(), "ready/b".into()]);
-        let mut step = |ms, up: [bool; 2]| watch.step(Duration::from_millis(ms), true, Ok(Masters(up.into())));
-        let cut = || vec![Decision::Cut("ready/b".into())];
-        assert!(step(0, [true, true]).is_empty());
-        for ms in [100, 200, 300] {
-            assert!(step(ms, [true, false]).is_empty(), "one may be in the making");
+        let mut watch = two();
+        assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
+        assert_eq!(at(&mut watch, 2100, [1, 0, 1, 1]), "close started/b", "one may be in the making");
+        for ms in [2200, 2300] {
+            assert_eq!(at(&mut watch, ms, [1, 0, 1, 0]), "");
         }
-        assert_eq!(step(320, [true, false]), cut());
-        assert!(step(500, [true, false]).is_empty());
-        assert!(step(600, [true, true]).is_empty());
-        assert!(step(700, [true, false]).is_empty(), "down again");
-        assert!(step(800, [true, true]).is_empty(), "and up before it settled");
-        assert!(step(1100, [true, false]).is_empty());
-        assert_eq!(step(1320, [true, false]), cut());
-        assert!(step(1400, [false, false]).is_empty());
-        watch.step(Duration::from_millis(1500), true, Err(Silence::Absent));
-        let mut step = |ms| watch.step(Duration::from_millis(ms), true, Ok(Masters(vec![true, false])));
-        assert!(step(1600).is_empty());
-        assert_eq!(step(1820), cut(), "a HAProxy that started again");
-        watch.step(Duration::from_millis(1900), true, Ok(Masters(vec![false, false])));
-        let patience = |ms| watch.patience(Duration::from_millis(ms));
-        assert_eq!(patience(1910), ASK, "no sooner than otherwise");
-        assert_eq!(patience(2100), Duration::from_millis(20), "in the moment in which it is due");
+        assert_eq!(at(&mut watch, 2320, [1, 0, 1, 0]), "cut ready/b");
+        assert_eq!(at(&mut watch, 2420, [1, 0, 1, 0]), "cut started/b");
+        assert_eq!(at(&mut watch, 2600, [1, 1, 1, 0]), "");
+        assert_eq!(at(&mut watch, 2700, [1, 0, 1, 0]), "", "down again");
+        assert_eq!(at(&mut watch, 2800, [1, 1, 1, 1]), "", "and up before it settled");
+        assert_eq!(at(&mut watch, 3100, [1, 0, 1, 0]), "");
+        assert_eq!(at(&mut watch, 3320, [1, 0, 1, 0]), "cut ready/b, cut started/b");
+        watch.step(Duration::from_millis(3500), true, Err(Silence::Absent));
+        assert_eq!(at(&mut watch, 3600, [1, 0, 1, 0]), "");
+        assert_eq!(at(&mut watch, 3820, [1, 0, 1, 0]), "cut ready/b, cut started/b", "a HAProxy that started again");
+    }
+
+    #[test]
+    fn the_last_one_keeps_its_connections_for_long() {
+        let mut watch = two();
+        assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
+        // Both are late; then the other one is alive, but has not started.
+        assert_eq!(at(&mut watch, 10_000, [0, 0, 1, 1]), "");
+        for ms in [11_000, 12_000, 13_000, 14_900] {
+            assert_eq!(at(&mut watch, ms, [0, 1, 1, 0]), "");
+        }
+        assert_eq!(at(&mut watch, 15_000, [0, 1, 1, 0]), "cut ready/a", "dead, whoever else is");
+        assert_eq!(at(&mut watch, 15_100, [0, 1, 1, 1]), "");
+        assert_eq!(at(&mut watch, 16_100, [0, 1, 1, 1]), "close started/a", "now there is another");
+        // Both are late, and are back one after the other.
+        assert_eq!(at(&mut watch, 20_000, [1, 1, 1, 1]), "");
+        assert_eq!(at(&mut watch, 22_000, [0, 0, 0, 0]), "");
+        assert_eq!(at(&mut watch, 23_000, [0, 1, 0, 1]), "");
+        assert_eq!(at(&mut watch, 23_900, [1, 1, 1, 1]), "");
+        // One is not back.
+        assert_eq!(at(&mut watch, 31_000, [0, 0, 0, 0]), "");
+        assert_eq!(at(&mut watch, 32_000, [0, 1, 0, 1]), "");
+        assert_eq!(at(&mut watch, 33_000, [0, 1, 0, 1]), "cut ready/a, cut started/a");
+    }
+
+    #[test]
+    fn it_is_asked_in_the_moment_in_which_a_cut_is_due() {
+        let mut watch = two();
+        let patience = |watch: &Watch, ms| watch.patience(Duration::from_millis(ms));
+        at(&mut watch, 1900, [1, 0, 1, 0]);
+        assert_eq!(patience(&watch, 1910), ASK, "no sooner than otherwise");
+        assert_eq!(patience(&watch, 2100), Duration::from_millis(20));
+        at(&mut watch, 2119, [0, 0, 0, 0]);
+        assert_eq!(patience(&watch, 2120), ASK, "one that waits for another to be there is not due");
     }
 
     proptest! {

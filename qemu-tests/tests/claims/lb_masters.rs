@@ -50,6 +50,15 @@ fn a_dead_masters_streams_are_cut_soon_and_no_others() {
     assert!(seen.cut() >= 1, "those of one master: {}", seen.cut());
     tell(&cluster, 3, "well");
     wait_served(&cluster);
+
+    let all = |word: &str| (1..=3).for_each(|m| tell(&cluster, m, word));
+    let seen = with_streams(&cluster, "all masters have too much to do", || {
+        all("hang");
+        // Longer than it takes to find that one is dead while others are not.
+        std::thread::sleep(cluster.clock().host(Duration::from_millis(1500)));
+        all("well");
+    });
+    assert_eq!(seen.cut(), 0, "there is nowhere else to go");
 }
 
 #[test]

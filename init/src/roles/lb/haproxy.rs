@@ -26,13 +26,19 @@ use std::net::SocketAddr;
 const MAXCONN: u32 = 20_000;
 /// Until a master that is gone without a word gets no new connections: a check begins within `INTER`, is refused or times out
 /// within `CONNECT`, and is repeated after `FAST_INTER` until it failed `FALL` times: 0.45 to 0.65 s. It loses those it has
-/// when it is still down after `contract::lb::SETTLED_MS`, in which checks go on and two that succeed bring it back: on a
-/// network that loses one packet in a hundred two in a row are lost every few minutes, and no watch may be cut for that.
+/// when it is still down after `contract::lb::SETTLED_MS` and another could take them, in which time checks go on and two that
+/// succeed bring it back: on a network that loses one packet in a hundred two in a row are lost every few minutes, and no watch
+/// may be cut for that.
 const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
 const FALL: u32 = 2;
 /// The last resort's servers are asked less often: each time costs an apiserver a TLS handshake.
 const STARTED_INTER_MS: u32 = 500;
+/// Whom the last resort gives up too, nobody reaches: a master that has too much to do is late for seconds, and clients that
+/// are late are better off than those that are turned away. One that is dead refuses the checks, and is given up after half a
+/// second; one without power or network after 2.5 to 3 s, in which it costs a client that tries it `CONNECT`, and as soon as the
+/// health check tells so where another master serves: `agent/src/lb/watch.rs` closes its door here.
+const STARTED_FALL: u32 = 10;
 /// A server that is down is asked this often.
 const DOWN_INTER_MS: u32 = 50;
 /// An apiserver that is busy answers late; only one that takes this long, `FALL` times in a row, is taken for dead.
@@ -109,7 +115,7 @@ agent-inter {AGENT_INTER_MS}ms slowstart 5s
 {ready}
 backend started
     {has_started}
-    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {STARTED_INTER_MS}ms
+    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter {STARTED_INTER_MS}ms fall {STARTED_FALL}
 {started}
 # Which servers are up: what quorate-agent asks, and so whether this process hangs.
 frontend health
