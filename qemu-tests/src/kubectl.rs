@@ -78,9 +78,12 @@ impl Kubectl {
     pub fn apply(&self, object: &Value) {
         use std::io::Write;
         let mut command = self.command("kubectl", &["apply", "--server-side", "--force-conflicts", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("run");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("run");
         child.stdin.take().expect("its stdin").write_all(object.to_string().as_bytes()).expect("written");
-        assert!(child.wait().expect("ended").success(), "applying {object:#}");
+        let out = child.wait_with_output().expect("ended");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "applying the {} {}: {said}", object["kind"], object["metadata"]["name"]);
     }
 
     /// Runs on; ends with the value that is returned.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Host seconds per guest second while it boots, and while it does little.
 const DILATION: &str = "17";
-const RESTORED: f64 = 5.0;
+const RESTORED: f64 = 6.0;
 /// A pod starts, a service's address works, an answer comes.
 const SOON: Duration = Duration::from_secs(30);
 /// From power on to Ready.
