@@ -8,6 +8,7 @@
 //! | what do members need now and then? | `upkeep.rs` |
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | who leads when the leader's disk is slow? | `lead.rs` |
+//! | who asks a member that is slow? | `slow.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
@@ -15,6 +16,7 @@ pub(crate) mod gone;
 pub(crate) mod lead;
 pub(crate) mod rotation;
 pub(crate) mod serve;
+pub(crate) mod slow;
 pub(crate) mod upkeep;
 
 use base64::Engine;
@@ -198,17 +200,19 @@ impl Gateway {
 
     /// Whether the member answers at all. It reads a key of its own data for that, and asks no other (etcd's `livez`).
     fn is_there(&self) -> Heard {
-        let Err(e) = self.get("livez") else {
-            return Heard::Answer;
-        };
-        let silent = match &e {
-            ureq::Error::Timeout(_) => true,
-            ureq::Error::Io(e) => {
-                matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
-            }
-            _ => false,
-        };
-        if silent { Heard::Nothing } else { Heard::No }
+        match self.get("livez") {
+            Ok(_) => Heard::Answer,
+            Err(e) if silent(&e) => Heard::Nothing,
+            Err(_) => Heard::No,
+        }
+    }
+
+    /// Whether the member knows what a majority knows: it reads a key that nobody has.
+    fn agrees(&self) -> Result<bool, ureq::Error> {
+        let response = self.agent.post(format!("{}/v3/kv/range", self.url)).send(r#"{"key":"AA=="}"#)?;
+        let well = response.status().is_success();
+        response.into_body().into_with_config().limit(ANSWER_MAX).read_to_string()?;
+        Ok(well)
     }
 
     /// Whether there is a key with a prefix, as a majority knows it.
@@ -294,6 +298,17 @@ impl Gateway {
     /// Gives a learner its vote.
     pub(crate) fn promote(&self, id: &str) -> Result<(), String> {
         self.call::<Value>("cluster/member/promote", &json!({ "ID": id })).map(|_| ())
+    }
+}
+
+/// Whether nobody said anything: not that there is no etcd, and not that a connection is over.
+fn silent(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(e) => {
+            matches!(e.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+        }
+        _ => false,
     }
 }
 

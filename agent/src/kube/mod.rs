@@ -2,7 +2,7 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | does the apiserver wait for a member of etcd that is gone? | `../etcd/gone.rs` |
+//! | does the apiserver wait for a member of etcd that is gone, or slow? | `../etcd/gone.rs`, `../etcd/slow.rs` |
 //! | when does a static pod start, and when is the API ready? | `control_plane.rs` |
 //! | what does every cluster contain? | `objects/`, pure; `apply.rs` sees to it |
 //! | when does a worker's kubelet start? | `admission.rs` |
@@ -41,7 +41,9 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
     let config = Arc::new(seed.node.clone());
     if config.roles.contains(&Role::Master) {
         let is_ready = Arc::new(AtomicBool::new(false));
-        ready::serve(&config, Arc::clone(&is_ready))?;
+        let is_slow = Arc::new(AtomicBool::new(false));
+        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&is_slow))?;
+        crate::etcd::slow::look_out(&config, &is_slow, channel)?;
         let own = Arc::clone(&config);
         forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
         let own = Arc::clone(&config);

@@ -12,14 +12,15 @@ use std::time::Duration;
 /// A line fits into any socket's buffer.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Answers, in a thread of its own.
-pub(super) fn serve(config: &NodeConfig, is_ready: Arc<AtomicBool>) -> Result<(), String> {
+/// Answers, in a thread of its own. `is_slow`: what it needs is slow, and elsewhere it is not.
+pub(super) fn serve(config: &NodeConfig, is_ready: Arc<AtomicBool>, is_slow: Arc<AtomicBool>) -> Result<(), String> {
     let listener = TcpListener::bind(SocketAddr::new(config.node.address, READY))
         .map_err(|e| format!("listening on port {READY}: {e}"))?;
     super::forever("answering load balancers", move || {
         loop {
             let (mut stream, _) = listener.accept().map_err(|e| e.to_string())?;
-            let word: &[u8] = if is_ready.load(Ordering::Relaxed) { b"ready\n" } else { b"drain\n" };
+            let well = is_ready.load(Ordering::Relaxed) && !is_slow.load(Ordering::Relaxed);
+            let word: &[u8] = if well { b"ready\n" } else { b"drain\n" };
             // Whoever does not listen asks again.
             let _ = stream.set_write_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(word));
         }

@@ -9,12 +9,16 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily as Family, RouteNetlinkMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange};
+use netlink_packet_route::{AddressFamily as Family, IpProtocol, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// The rules of [`Netlink::keep_from`]: after the local addresses (0), before all routes (32766). Their protocol is that of what
+/// the administrator sets.
+const KEPT_FROM: u32 = 1000;
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
 const GROUPS: u32 = 1 | 0x10 | 0x100;
 
@@ -138,6 +142,38 @@ impl Netlink {
             Err(e) => Err(format!("adding the route to {}: {e}", route.to)),
         }
     }
+
+    /// New connections of a user's to a port are refused at once (ENETUNREACH), and what is sent over the others goes nowhere; one
+    /// that is kept from it already is no error.
+    pub(crate) fn keep_from(&mut self, user: u32, port: SocketAddr) -> Result<(), String> {
+        let mut message = rule(family(port.ip()), user);
+        message.header.action = RuleAction::Unreachable;
+        message.header.dst_len = if port.is_ipv4() { 32 } else { 128 };
+        let ports = RulePortRange { start: port.port(), end: port.port() };
+        message.attributes.extend([
+            RuleAttribute::Destination(port.ip()),
+            RuleAttribute::IpProtocol(IpProtocol::Tcp),
+            RuleAttribute::DestinationPortRange(ports),
+        ]);
+        match self.request(RouteNetlinkMessage::NewRule(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(_) | Err(Errno::EEXIST) => Ok(()),
+            Err(e) => Err(format!("keeping a user from {port}: {e}")),
+        }
+    }
+
+    /// A user is kept from no port any more.
+    pub(crate) fn reach_all(&mut self, user: u32) -> Result<(), String> {
+        for family in [Family::Inet, Family::Inet6] {
+            // One at a time goes.
+            while match self.request(RouteNetlinkMessage::DelRule(rule(family, user)), NLM_F_ACK) {
+                Ok(_) => true,
+                // ... or the kernel has no IPv6.
+                Err(Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => false,
+                Err(e) => return Err(format!("letting a user reach all: {e}")),
+            } {}
+        }
+        Ok(())
+    }
 }
 
 impl AsFd for Netlink {
@@ -156,6 +192,17 @@ fn address_message(index: u32, net: IpNet) -> AddressMessage {
         message.header.flags = AddressHeaderFlags::Nodad;
     }
     message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    message
+}
+
+fn rule(family: Family, user: u32) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    message.attributes = vec![
+        RuleAttribute::Priority(KEPT_FROM),
+        RuleAttribute::Protocol(RouteProtocol::Static),
+        RuleAttribute::UidRange(RuleUidRange { start: user, end: user }),
+    ];
     message
 }
 
@@ -195,5 +242,36 @@ mod tests {
         let mut n = Netlink::open(false).expect("netlink");
         let lo = n.links().expect("links").into_iter().find(|l| l.name == "lo").expect("lo");
         assert!(n.addresses().expect("addresses").contains(&(lo.index, IpAddr::from([127, 0, 0, 1]))));
+    }
+
+    /// In a network of its own, which is root's to have; whoever else runs this sees that it is refused.
+    #[test]
+    fn a_user_is_kept_from_one_port_and_then_reaches_all() {
+        if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            assert!(!nix::unistd::geteuid().is_root(), "{e}");
+            return;
+        }
+        let mut n = Netlink::open(false).expect("netlink");
+        let lo = n.links().expect("links").into_iter().find(|l| l.name == "lo").expect("lo");
+        n.set_up(lo.index, None).expect("up");
+        // To be routed it must be another machine's.
+        let to = "192.0.2.0/24".parse().expect("a network");
+        n.add_route(lo.index, &Route { to, via: None, metric: None, on_link: false }).expect("a route");
+        let user = nix::unistd::geteuid().as_raw();
+        let reaches = |port: u16| {
+            let to = SocketAddr::from(([192, 0, 2, 1], port));
+            let tried = std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(50));
+            tried.expect_err("nobody is there").kind() != std::io::ErrorKind::NetworkUnreachable
+        };
+        assert!(reaches(2379));
+        for _ in 0..2 {
+            n.keep_from(user, SocketAddr::from(([192, 0, 2, 1], 2379))).expect("kept");
+            n.keep_from(user, "[2001:db8::1]:2379".parse().expect("an address")).expect("kept");
+        }
+        assert!(!reaches(2379) && reaches(2380));
+        n.reach_all(user + 1).expect("nothing to do");
+        assert!(!reaches(2379));
+        n.reach_all(user).expect("reached");
+        assert!(reaches(2379));
     }
 }
