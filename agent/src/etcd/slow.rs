@@ -35,6 +35,8 @@ const TIMES: u32 = 4;
 const BACK_TIMES: u32 = 2;
 const REST: Duration = Duration::from_secs(10);
 
+/// Of fewer the others are no majority.
+const MEMBERS: usize = 3;
 /// One that has started is late at first, and may be the next that others lean on: it was quick once, or answers for so long.
 const STARTS: Duration = Duration::from_secs(20);
 
@@ -99,7 +101,7 @@ impl Watch {
     fn step(&mut self, member: usize, now: Duration, took: Option<Duration>) -> Option<Decision> {
         self.members[member].step(now, took);
         let takes = self.takes(member)?;
-        let may = self.members.len() >= 3 && self.own.is_none_or(|own| own == member) && self.members[member].known;
+        let may = self.own.is_none_or(|own| own == member) && self.members[member].known;
         let slow = |takes: Duration, another: Duration| takes >= LATE && takes >= another * TIMES;
         let left = self.left.map(|(m, _)| m);
         let others = (0..self.members.len()).filter(|m| *m != member && Some(*m) != left);
@@ -135,6 +137,9 @@ impl Watch {
 /// Asks all members for as long as this process is there, each in a thread of its own. `own_is_slow`: new clients are to be sent
 /// elsewhere, as the member beside this node's apiserver is slow.
 pub(crate) fn look_out(config: &NodeConfig, own_is_slow: &Arc<AtomicBool>, channel: Channel) -> Result<(), String> {
+    if config.members.len() < MEMBERS {
+        return Ok(());
+    }
     let own = config.members.values().position(|a| *a == config.node.address);
     // An agent before this one may have left one.
     Netlink::open(false)?.reach_all(APISERVER)?;
@@ -278,12 +283,6 @@ mod tests {
         // Left, and then the others go.
         assert_eq!(run(&mut watch, 60, &[[5, 400, 5]; 5]), [(65 - 1, 1, true)]);
         assert_eq!(run(&mut watch, 65, &[[5, 400, 0], [0, 400, 0]]), [(66, 1, false)]);
-        assert_eq!(run(&mut Watch::of(2, None), 0, &[]), []);
-        let mut two = Watch::of(2, None);
-        for round in 0..60 {
-            assert_eq!(two.step(0, ms(500 * round), Some(ms(5))), None);
-            assert_eq!(two.step(1, ms(500 * round), Some(ms(900))), None, "the other one is no majority");
-        }
     }
 
     #[test]
