@@ -8,6 +8,7 @@
 //! A member that ended says so by itself, and one beside the apiserver shares its fate: nobody is asked there.
 
 use super::Gateway;
+use super::connection::Connection;
 use crate::channel::Channel;
 use crate::net::tcp;
 use contract::control::FromAgent;
@@ -103,10 +104,11 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
         let watch = Arc::clone(&watch);
         std::thread::spawn(move || {
-            let mut member = Member { address, gateway: None };
+            let mut member = Connection::new(|| Gateway::as_apiserver(address, PATIENCE));
             loop {
                 let asked = began.elapsed();
-                let heard = member.ask();
+                // Certificates that are just renewed are no word of the member's.
+                let heard = member.ask(Gateway::is_there, |h| *h == Heard::Answer).unwrap_or(Heard::No);
                 let now = began.elapsed();
                 let decision = watch.lock().unwrap_or_else(PoisonError::into_inner).step(i, asked, now, heard);
                 if let Err(e) = decision.map_or(Ok(()), |d| act(d, &name, address, channel)) {
@@ -128,29 +130,6 @@ fn act(decision: Decision, name: &str, address: IpAddr, channel: Channel) -> Res
             Err(e) => channel.notice(format!("etcd of {name} ({address}) does not answer: {e}")),
         },
         Decision::Back => channel.say(&FromAgent::Tell { text: format!("etcd of {name} ({address}) answers again") }),
-    }
-}
-
-/// A member, and the connection over which it is asked.
-struct Member {
-    address: IpAddr,
-    gateway: Option<Gateway>,
-}
-
-impl Member {
-    fn ask(&mut self) -> Heard {
-        let gateway = match self.gateway.take() {
-            Some(there) => there,
-            // Certificates that are just renewed are no word of the member's.
-            None => match Gateway::as_apiserver(self.address, PATIENCE) {
-                Ok(new) => new,
-                Err(_) => return Heard::No,
-            },
-        };
-        let heard = gateway.is_there();
-        // After an error with a new one: certificates may be others by now.
-        self.gateway = (heard == Heard::Answer).then_some(gateway);
-        heard
     }
 }
 

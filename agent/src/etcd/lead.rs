@@ -3,6 +3,7 @@
 //! has at its clients' port), and gives the lead to a member that wrote the same in time meanwhile. Where none did, it stays: a
 //! storage that all share is no better elsewhere.
 
+use super::connection::Connection;
 use super::{Gateway, SILENCE};
 use crate::channel::{Channel, Told};
 use contract::control::FromAgent;
@@ -136,7 +137,8 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
         return;
     }
     std::thread::spawn(move || {
-        let mut lookout = Lookout { others, channel, watch: Watch::default(), local: None, before: None, told: None };
+        let local = Connection::new(|| Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), PATIENCE));
+        let mut lookout = Lookout { others, channel, watch: Watch::default(), local, before: None, told: None };
         loop {
             match lookout.once() {
                 Ok(pause) => std::thread::sleep(pause),
@@ -149,36 +151,37 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
     });
 }
 
-/// What the member on this node says.
-enum Own {
-    Silent,
-    Follows,
-    Leads(Result<Syncs, String>),
+/// The writes of a member, if it leads.
+fn writes_of_leader(member: &Gateway) -> Result<Option<Result<Syncs, String>>, String> {
+    match member.status()?.is_leader() {
+        true => member.metrics().map(|text| Some(Syncs::read(&text))).map_err(|e| e.to_string()),
+        false => Ok(None),
+    }
 }
 
-struct Lookout {
+struct Lookout<O> {
     others: BTreeMap<String, IpAddr>,
     channel: Channel,
     watch: Watch,
-    /// The connection to the member on this node.
-    local: Option<Gateway>,
+    /// The member on this node.
+    local: Connection<O>,
     /// The others' writes when the first was late.
     before: Option<BTreeMap<String, Syncs>>,
     told: Told,
 }
 
-impl Lookout {
+impl<O: Fn() -> Result<Gateway, String>> Lookout<O> {
     /// One look, and what follows; answers how long until the next.
     fn once(&mut self) -> Result<Duration, String> {
-        let own = match self.own() {
-            Own::Leads(Ok(syncs)) => Some(syncs),
-            Own::Leads(Err(e)) => {
+        let own = match self.local.ask(writes_of_leader, Result::is_ok) {
+            Some(Ok(Some(Ok(syncs)))) => Some(syncs),
+            Some(Ok(Some(Err(e)))) => {
                 self.channel.notice_anew(&mut self.told, AGAIN, format!("{e}: a slow disk would go unnoticed"))?;
                 None
             }
-            Own::Follows => None,
+            Some(Ok(None)) => None,
             // Who waits for a disk may be late with this, too.
-            Own::Silent => return Ok(if self.watch.suspects { CLOSER } else { LOOK }),
+            Some(Err(_)) | None => return Ok(if self.watch.suspects { CLOSER } else { LOOK }),
         };
         match self.watch.step(own) {
             Next::Calm => {
@@ -195,26 +198,6 @@ impl Lookout {
                 Ok(REST)
             }
         }
-    }
-
-    /// The writes of the member on this node, if it answers and leads. The connection is kept; after an error there is a new one,
-    /// as certificates may be others by now.
-    fn own(&mut self) -> Own {
-        let there = match self.local.take() {
-            Some(there) => Ok(there),
-            None => Gateway::within(IpAddr::V4(Ipv4Addr::LOCALHOST), PATIENCE),
-        };
-        let Ok(gateway) = there else { return Own::Silent };
-        let said = match gateway.status() {
-            Ok(status) if status.is_leader() => match gateway.metrics() {
-                Ok(text) => Own::Leads(Syncs::read(&text)),
-                Err(_) => return Own::Silent,
-            },
-            Ok(_) => Own::Follows,
-            Err(_) => return Own::Silent,
-        };
-        self.local = Some(gateway);
-        said
     }
 
     fn give(&mut self, to: Option<String>, last: &str) -> Result<(), String> {

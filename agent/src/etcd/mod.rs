@@ -9,9 +9,11 @@
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | who leads when the leader's disk is slow? | `lead.rs` |
 //! | who asks a member that is slow? | `slow.rs` |
+//! | over which connection is one asked all the time? | `connection.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
+mod connection;
 pub(crate) mod gone;
 pub(crate) mod lead;
 pub(crate) mod rotation;

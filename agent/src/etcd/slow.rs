@@ -7,6 +7,7 @@
 //! What is compared is the same question, asked from the same machine in the same seconds: where the machine or its network is
 //! slow, all are. One member at a time, and of three at least: the others are a majority.
 
+use super::connection::Connection;
 use super::gone::Heard;
 use super::{Gateway, silent};
 use crate::channel::Channel;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Nothing tells that a member is slow: each is asked this often, which takes it a millisecond.
+/// Nothing tells that a member is slow: each is asked this often (half a millisecond of etcd's).
 const ASK: Duration = Duration::from_millis(500);
 /// What takes longer counts as this.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -148,10 +149,10 @@ pub(crate) fn look_out(config: &NodeConfig, own_is_slow: &Arc<AtomicBool>, chann
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
         let (watch, own_is_slow) = (Arc::clone(&watch), Arc::clone(own_is_slow));
         std::thread::spawn(move || {
-            let mut member = Member { address, gateway: None };
+            let mut member = Connection::new(|| Gateway::as_apiserver(address, PATIENCE));
             loop {
                 let asked = Instant::now();
-                let took = member.ask();
+                let took = member.ask(takes, Option::is_some).flatten();
                 // Held until it is done: what another thread decides comes after it.
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 let done = match watch.step(i, began.elapsed(), took) {
@@ -211,31 +212,16 @@ fn compared(takes: Duration, another: Duration) -> String {
     format!("answers after {} ms, another one after {} ms", takes.as_millis(), another.as_millis())
 }
 
-/// A member, and the connection over which it is asked.
-struct Member {
-    address: IpAddr,
-    gateway: Option<Gateway>,
-}
-
-impl Member {
-    /// How long it takes to answer what a majority knows.
-    fn ask(&mut self) -> Option<Duration> {
-        let gateway = match self.gateway.take() {
-            Some(there) => there,
-            None => Gateway::as_apiserver(self.address, PATIENCE).ok()?,
-        };
-        let asked = Instant::now();
-        let took = match gateway.agrees() {
-            Ok(true) => Some(asked.elapsed().min(PATIENCE)),
-            // It has no leader, or no vote.
-            Ok(false) => Some(PATIENCE),
-            // One whose disk stands still says what it has in memory; one without power says nothing (`gone.rs`).
-            Err(e) if silent(&e) => (gateway.is_there() == Heard::Answer).then_some(PATIENCE),
-            Err(_) => None,
-        };
-        // After an error with a new one: certificates may be others by now.
-        self.gateway = took.is_some().then_some(gateway);
-        took
+/// How long a member takes to answer what a majority knows; none = it is not there.
+fn takes(member: &Gateway) -> Option<Duration> {
+    let asked = Instant::now();
+    match member.agrees() {
+        Ok(true) => Some(asked.elapsed().min(PATIENCE)),
+        // It has no leader, or no vote.
+        Ok(false) => Some(PATIENCE),
+        // One whose disk stands still says what it has in memory; one without power says nothing (`gone.rs`).
+        Err(e) if silent(&e) => (member.is_there() == Heard::Answer).then_some(PATIENCE),
+        Err(_) => None,
     }
 }
 
@@ -303,6 +289,52 @@ mod tests {
         assert_eq!(run(&mut watch, 9, &[[5, 400, 90]; 9]), [(11, 2, true)]);
         // It was another one that led, and was slow.
         assert_eq!(run(&mut watch, 18, &[[5, 400, 9]; 9]), [(21, 1, false)]);
+    }
+
+    /// What a member's end may do, a connection for each question.
+    #[test]
+    fn what_takes_how_long() {
+        use std::io::{Read, Write};
+        let long = |length: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let huge = 2 << 20;
+        // What it says to the question; whether it is alive, if it is asked that, too; what follows.
+        let (quick, late, gone) = (Some(true), Some(false), None);
+        for (said, livez, follows) in [
+            (format!("{}{{}}", long(2)), "", quick),
+            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".into(), "", late),
+            (long(9) + "cut", "", gone),
+            (long(huge) + &"x".repeat(huge), "", gone),
+            ("nothing that is HTTP\r\n\r\n".into(), "", gone),
+            (String::new(), "", gone),
+            ("SILENT".into(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", late),
+            ("SILENT".into(), "", gone),
+        ] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            let config = ureq::Agent::config_builder().timeout_global(Some(ms(200))).http_status_as_error(false);
+            let member = Gateway { agent: config.build().into(), url };
+            let shown: String = said.chars().take(50).collect();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let mut silent = None;
+                    for answer in [said.as_str(), livez] {
+                        let (mut stream, _) = listener.accept().expect("asked");
+                        let asked = stream.read(&mut [0; 1024]).expect("the question");
+                        assert!(asked > 0);
+                        if answer == "SILENT" {
+                            silent = Some(stream);
+                            continue;
+                        }
+                        // Whoever reads no further is told no more.
+                        let _ = stream.write_all(answer.as_bytes());
+                        break;
+                    }
+                    drop(silent);
+                });
+                let took = takes(&member);
+                assert_eq!(took.map(|t| t < PATIENCE), follows, "{shown}: {took:?}");
+            });
+        }
     }
 
     proptest! {

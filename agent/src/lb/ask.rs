@@ -19,8 +19,8 @@ pub(super) fn cut(server: &str) -> Result<(), String> {
     tell(&format!("shutdown sessions server {server}"))
 }
 
-/// Takes a server for down, until two of its checks succeed.
-pub(super) fn close(server: &str) -> Result<(), String> {
+/// Marks a server down, until two of its checks succeed.
+pub(super) fn mark_down(server: &str) -> Result<(), String> {
     tell(&format!("set server {server} health down"))
 }
 

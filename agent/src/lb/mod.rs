@@ -85,7 +85,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
 
 fn act(decision: Decision, vip: Option<IpAddr>, channel: Channel) -> Result<(), String> {
     match decision {
-        Decision::Close(server) => match ask::close(&server) {
+        Decision::MarkDown(server) => match ask::mark_down(&server) {
             Ok(()) => Ok(()),
             Err(e) => channel.notice(format!("{server} is to get no new connections, but HAProxy says: {e}")),
         },

@@ -43,7 +43,7 @@ pub(crate) struct Masters(pub(crate) Vec<bool>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// A server of the last resort is to get no new connections: its master is dead.
-    Close(String),
+    MarkDown(String),
     /// A server is dead: its connections are to be cut.
     Cut(String),
     /// HAProxy hangs: why.
@@ -114,7 +114,7 @@ impl Watch {
             if up[i] {
                 (server.down, server.cut) = (None, false);
                 if !alive[master] && others(master) {
-                    decisions.push(Decision::Close(server.name.clone()));
+                    decisions.push(Decision::MarkDown(server.name.clone()));
                 }
             } else if !server.cut {
                 let down = now.saturating_sub(*server.down.get_or_insert(now));
@@ -253,7 +253,7 @@ mod tests {
         let decisions = watch.step(Duration::from_millis(ms), true, answer).into_iter();
         let text = decisions.filter_map(|d| match d {
             Decision::Cut(server) => Some(format!("cut {server}")),
-            Decision::Close(server) => Some(format!("close {server}")),
+            Decision::MarkDown(server) => Some(format!("mark down {server}")),
             _ => None,
         });
         text.collect::<Vec<_>>().join(", ")
@@ -263,7 +263,7 @@ mod tests {
     fn a_server_that_is_down_loses_its_connections_once_and_not_too_soon() {
         let mut watch = two();
         assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
-        assert_eq!(at(&mut watch, 2100, [1, 0, 1, 1]), "close started/b", "one may be in the making");
+        assert_eq!(at(&mut watch, 2100, [1, 0, 1, 1]), "mark down started/b", "one may be in the making");
         for ms in [2200, 2300] {
             assert_eq!(at(&mut watch, ms, [1, 0, 1, 0]), "");
         }
@@ -290,7 +290,7 @@ mod tests {
         }
         assert_eq!(at(&mut watch, 15_000, [0, 1, 1, 0]), "cut ready/a", "dead, whoever else is");
         assert_eq!(at(&mut watch, 15_100, [0, 1, 1, 1]), "");
-        assert_eq!(at(&mut watch, 16_100, [0, 1, 1, 1]), "close started/a", "now there is another");
+        assert_eq!(at(&mut watch, 16_100, [0, 1, 1, 1]), "mark down started/a", "now there is another");
         // Both are late, and are back one after the other.
         assert_eq!(at(&mut watch, 20_000, [1, 1, 1, 1]), "");
         assert_eq!(at(&mut watch, 22_000, [0, 0, 0, 0]), "");

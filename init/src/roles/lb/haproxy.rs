@@ -37,7 +37,7 @@ const STARTED_INTER_MS: u32 = 500;
 /// Whom the last resort gives up too, nobody reaches: a master that has too much to do is late for seconds, and clients that
 /// are late are better off than those that are turned away. One that is dead refuses the checks, and is given up after half a
 /// second; one without power or network after 2.5 to 3 s, in which it costs a client that tries it `CONNECT`, and as soon as the
-/// health check tells so where another master serves: `agent/src/lb/watch.rs` closes its door here.
+/// health check tells so where another master serves: `agent/src/lb/watch.rs` has it marked down here.
 const STARTED_FALL: u32 = 10;
 /// A server that is down is asked this often.
 const DOWN_INTER_MS: u32 = 50;
