@@ -243,6 +243,18 @@ pub(crate) const ROWS: &[Row] = &[
         &[Signal(Leader, "etcd", Stop), NOTICED, Signal(Whom::All, "etcd", Cont)],
     ),
     row(
+        "etcd-leader-apart",
+        "etcd's leader and the other members do not hear each other, all else hears both",
+        ETCD,
+        &[Apart(Leader, Role::Etcd), NOTICED, Heal],
+    ),
+    row(
+        "etcd-apart",
+        "a member of etcd and the others do not hear each other, all else hears both",
+        ETCD,
+        &[Apart(Whom::Some(Role::Etcd), Role::Etcd), NOTICED, Heal],
+    ),
+    row(
         "kubelet-killed",
         "SIGKILL for a master's kubelet",
         MASTER,
