@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use base64::Engine;
 use lab::clock::Clock;
+use lab::probe::api::Client;
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +32,20 @@ impl Kubectl {
     /// One of its variables; of PATH the directory with the clients.
     pub fn variable(&self, name: &str) -> &str {
         self.env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).expect("a variable")
+    }
+
+    /// The administrator at the virtual IP, with a new connection for each request, which is given up after this (guest time).
+    pub fn client(&self, cluster: &Cluster, patience: Duration) -> Client {
+        let text = self.ok(&["config", "view", "--raw", "-o", "json"]);
+        let config: Value = serde_json::from_str(&text).expect("json");
+        let pem = |v: &Value| {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(v.as_str().expect("data")).expect("base64");
+            String::from_utf8(bytes).expect("PEM")
+        };
+        let user = &config["users"][0]["user"];
+        let ca = pem(&config["clusters"][0]["cluster"]["certificate-authority-data"]);
+        let pair = (pem(&user["client-certificate-data"]), pem(&user["client-key-data"]));
+        Client::with(cluster.api(), &ca, Some((&pair.0, &pair.1)), patience, cluster.clock()).expect("a client")
     }
 
     /// A command of it.

@@ -24,6 +24,7 @@ use lab::vm::Vm;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -33,6 +34,16 @@ pub const BOOT: Duration = Duration::from_secs(15);
 pub const SOON: Duration = Duration::from_secs(10);
 /// What a node prints when everything runs.
 pub const READY: &str = "quorate: all ready";
+
+/// Whoever loops until this is set ends when it goes out of scope, also in a panic: a scope waits for its threads.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The checkout.
 pub fn checkout() -> PathBuf {

@@ -2,6 +2,7 @@
 
 use lab::probe::api::Client;
 use lab::probe::{Record, run};
+use qemu_tests::Ends;
 use qemu_tests::cluster::Cluster;
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
 use serde_json::{Value, json};
@@ -25,21 +26,6 @@ const OBJECT: &str = "/api/v1/namespaces/default/configmaps/renewed";
 const WATCH: &str =
     "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Drenewed&timeoutSeconds=3600";
 
-/// The administrator, with a new connection for each request.
-fn client(cluster: &Cluster, kubectl: &Kubectl) -> Client {
-    use base64::Engine;
-    let text = kubectl.ok(&["config", "view", "--raw", "-o", "json"]);
-    let config: Value = serde_json::from_str(&text).expect("json");
-    let pem = |v: &Value| {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(v.as_str().expect("data")).expect("base64");
-        String::from_utf8(bytes).expect("PEM")
-    };
-    let user = &config["users"][0]["user"];
-    let ca = pem(&config["clusters"][0]["cluster"]["certificate-authority-data"]);
-    let pair = (pem(&user["client-certificate-data"]), pem(&user["client-key-data"]));
-    Client::with(cluster.api(), &ca, Some((&pair.0, &pair.1)), PATIENCE, cluster.clock()).expect("a client")
-}
-
 fn renewals(cluster: &Cluster) -> usize {
     cluster.ok(&["logs", "node-1"]).matches("the node's certificates are new").count()
 }
@@ -54,15 +40,6 @@ fn restarts(kubectl: &Kubectl) -> Vec<(String, u64)> {
         (name, starts.filter_map(|c| c["restartCount"].as_u64()).sum())
     };
     all.iter().map(one).collect()
-}
-
-/// Whoever loops until this is set ends when it goes out of scope, also in a panic: a scope waits for its threads.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// What asks and writes until it is told to stop, and the watch beside it.
@@ -121,7 +98,7 @@ fn two_renewals_of_a_kubernetes_at_its_virtual_ip() {
         cluster.ok(&["clock", &format!("-{}s", back / 2)]);
         cluster.until("certificates by that clock", SOON, || (renewals(&cluster) == made).then_some(()));
     }
-    let client = client(&cluster, &kubectl);
+    let client = kubectl.client(&cluster, PATIENCE);
     cluster.until("an object", SOON, || {
         let object = json!({ "metadata": { "name": "renewed" }, "data": { "number": "none" } });
         client.post("/api/v1/namespaces/default/configmaps", &object).ok()
