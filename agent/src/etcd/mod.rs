@@ -8,7 +8,7 @@
 //! | what do members need now and then? | `upkeep.rs` |
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | who leads when the leader's disk is slow? | `lead.rs` |
-//! | who asks a member that is slow? | `slow.rs` |
+//! | who asks a member that is slow, or hears no other? | `slow.rs` |
 //! | over which connection is one asked all the time? | `connection.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
