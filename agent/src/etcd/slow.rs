@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 /// Nothing tells that a member is slow: each is asked this often (half a millisecond of etcd's).
 const ASK: Duration = Duration::from_millis(500);
-/// ... and this often while one has no leader. In an election none has; when there is one all know it within a heartbeat, a
-/// fifth of this.
+/// ... and this often while one has no leader. In an election none has; whoever is elected tells all others at once, with its
+/// first entry.
 const ASK_LED: Duration = Duration::from_millis(250);
 /// What takes longer counts as this.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,6 +76,11 @@ enum Why {
     Leaderless,
 }
 
+/// Whether a member that takes so long is slow, where another one takes so long.
+fn is_slow(takes: Duration, another: Duration) -> bool {
+    takes >= LATE && takes >= another * TIMES
+}
+
 /// What was seen so far. Pure.
 #[derive(Debug)]
 struct Watch {
@@ -93,7 +98,7 @@ struct Seen {
     since: Option<Duration>,
     /// It was quick since then.
     known: bool,
-    /// When it was quick last.
+    /// When it answered last so soon that one that does not is slow.
     quick: Option<Duration>,
     /// Since when it says that it has no leader.
     leaderless: Option<Duration>,
@@ -111,7 +116,7 @@ impl Seen {
             }
             Look::Took(took) => {
                 self.leaderless = None;
-                if took < LATE {
+                if is_slow(PATIENCE, took) {
                     self.quick = Some(now);
                 }
                 self.took.truncate(LOOKS - 1);
@@ -147,13 +152,12 @@ impl Watch {
             return Some(self.leave(member, now, Why::Leaderless));
         }
         let takes = self.takes(member)?;
-        let slow = |takes: Duration, another: Duration| takes >= LATE && takes >= another * TIMES;
         let left = self.left.map(|(m, _)| m);
         let others = (0..self.members.len()).filter(|m| *m != member && Some(*m) != left);
         let another = others.filter_map(|m| self.takes(m)).min();
         let Some((left, since)) = self.left else {
             return another
-                .filter(|a| may && slow(takes, *a))
+                .filter(|a| may && is_slow(takes, *a))
                 .map(|another| self.leave(member, now, Why::Slow { takes, another }));
         };
         if left == member {
@@ -163,11 +167,11 @@ impl Watch {
             return (another.is_none() || rested && well).then(|| self.back());
         }
         // A slow leader makes all answer late, the quickest by chance: until another one leads it may be left instead of it.
-        let wrong = self.takes(left).filter(|l| slow(takes, *l))?;
+        let wrong = self.takes(left).filter(|l| is_slow(takes, *l))?;
         if may {
             return Some(self.leave(member, now, Why::Slow { takes, another: wrong }));
         }
-        (self.own.is_some() && another.is_none_or(|a| !slow(wrong, a))).then(|| self.back())
+        (self.own.is_some() && another.is_none_or(|a| !is_slow(wrong, a))).then(|| self.back())
     }
 
     /// Whether a member that is not left yet has no leader, and another one knew since what a majority knows. That one needs no

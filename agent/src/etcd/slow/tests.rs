@@ -75,6 +75,11 @@ fn one_that_has_no_leader_while_another_has_is_left_at_once() {
     assert_eq!(run(&mut watch, 15, &[[NONE, NONE, 5]; 9]), [], "one at a time");
     let mut watch = Watch::of(3, None);
     assert!(run(&mut watch, 0, &[[5, NONE, 5]; 9]).is_empty(), "it only starts, and had none yet");
+    assert_eq!(run(&mut watch, 9, &[[5, NONE, 5]; 40]), [(40, 1, true)], "it stays so");
+    // Between two towns.
+    let mut watch = Watch::of(3, None);
+    run(&mut watch, 0, &[[60, 70, 50]; 41]);
+    assert_eq!(run(&mut watch, 41, &[[60, NONE, 50]; 9]), [(42, 1, true)]);
     let mut watch = Watch::of(3, Some(2));
     run(&mut watch, 0, &[[5, 6, 4]; 10]);
     assert_eq!(run(&mut watch, 10, &[[5, NONE, NONE]; 9]), [(11, 2, true)], "of its own only");
@@ -171,7 +176,10 @@ proptest! {
             }
             let Some((m, since)) = left.take() else { return Err(TestCaseError::fail("nobody was left")) };
             prop_assert_eq!(m, member);
-            let lately = |o: usize| rounds[round.saturating_sub(LOOKS)..=round].iter().any(|r| [0, NONE].contains(&r[o])) || round < LOOKS;
+            let lately = |o: usize| {
+                let mut looks = rounds[round.saturating_sub(LOOKS)..=round].iter();
+                looks.any(|r| [0, NONE].contains(&r[o])) || round < LOOKS
+            };
             let nobody = (0..3).filter(|o| *o != m).all(lately);
             prop_assert!(nobody || ms(500 * (round - since) as u64) >= REST);
         }
