@@ -1,6 +1,6 @@
 //! The client that Kubernetes brings, as the operator has it: told by `quorate cluster env` where the cluster is.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, images};
 use base64::Engine;
 use lab::clock::Clock;
 use lab::probe::api::Client;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// What is not announced is looked for this often. Host time.
 const LOOK: Duration = Duration::from_millis(300);
+/// Guest time: etcd has a leader again.
+const RESTORED: Duration = Duration::from_secs(40);
 /// The image that every node has.
 const IMAGE: &str = "quorate.invalid/pause:1";
 
@@ -27,6 +29,16 @@ impl Kubectl {
         let value = |v: &str| v.trim_matches('\'').replace("':\"$PATH\"", "");
         let pairs = text.lines().filter_map(|l| l.strip_prefix("export ")?.split_once('='));
         Self { env: pairs.map(|(k, v)| (k.to_owned(), value(v))).collect(), clock: cluster.clock() }
+    }
+
+    /// Of a running cluster that is saved and goes on at this pace: booting asks more of the machine than running does.
+    pub fn restored_at(cluster: &Cluster, dilation: &str) -> Self {
+        cluster.ok(&["save", "ready"]);
+        cluster.ok(&["down"]);
+        cluster.ok(&["restore", "ready", "--images", &images(), "--dilation", dilation]);
+        let kubectl = Self::of(cluster);
+        kubectl.until("the API answers", RESTORED, || kubectl.run(&["get", "--raw", "/readyz"]));
+        kubectl
     }
 
     /// One of its variables; of PATH the directory with the clients.

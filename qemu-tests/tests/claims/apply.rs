@@ -135,11 +135,7 @@ fn a_member_beside_masters_comes_and_another_one_goes() {
                   mac = \"52:54:00:77:00:34\"\nstate = { disk = \"/dev/vda\" }\n";
     let cluster = Cluster::new(&example("external.toml", &["lb-2", "worker-1"], ""));
     cluster.up(&["--dilation", BOOTS, "--timeout", "180s"]);
-    cluster.ok(&["save", "ready"]);
-    cluster.ok(&["down"]);
-    cluster.ok(&["restore", "ready", "--images", &images(), "--dilation", RUNS]);
-    let kubectl = Kubectl::of(&cluster);
-    kubectl.until("the API answers", ELECTED, || kubectl.run(&["get", "--raw", "/readyz"]));
+    let kubectl = Kubectl::restored_at(&cluster, RUNS);
     let client = kubectl.client(&cluster, PATIENCE);
     let object = json!({ "metadata": { "name": "kept" }, "data": { "number": "none" } });
     cluster.until("an object", ELECTED, || client.post("/api/v1/namespaces/default/configmaps", &object).ok());

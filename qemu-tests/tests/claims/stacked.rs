@@ -24,12 +24,7 @@ fn six_nodes_from_cold_and_one_master_less() {
     println!("up after {:.0} s of wall time", began.elapsed().as_secs_f64());
     assert_eq!(Kubectl::of(&cluster).ready_nodes().expect("the nodes"), NODES);
 
-    // What follows asks less of the two cores.
-    cluster.ok(&["save", "ready"]);
-    cluster.ok(&["down"]);
-    cluster.ok(&["restore", "ready", "--images", &qemu_tests::cluster::images(), "--dilation", RESTORED]);
-    let kubectl = Kubectl::of(&cluster);
-    kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
+    let kubectl = Kubectl::restored_at(&cluster, RESTORED);
 
     let pcap = cluster.dir.path().join("worker-1.pcap");
     cluster.ok(&["capture", "worker-1", &pcap.display().to_string()]);

@@ -1,6 +1,6 @@
 //! The other placements of the same roles: etcd on nodes of its own, and three nodes that are everything. All from cold at once.
 
-use qemu_tests::cluster::{Cluster, images};
+use qemu_tests::cluster::Cluster;
 use qemu_tests::kubectl::Kubectl;
 use qemu_tests::{checkout, read};
 use std::time::Duration;
@@ -20,11 +20,7 @@ fn booted(example: &str, nodes: &[&str]) -> (Cluster, Kubectl) {
     println!("{}", cluster.up(&["--dilation", DILATION, "--timeout", "180s"]));
     println!("{example}: up after {:.0} s of wall time", began.elapsed().as_secs_f64());
     assert_eq!(Kubectl::of(&cluster).ready_nodes().expect("the nodes"), nodes);
-    cluster.ok(&["save", "ready"]);
-    cluster.ok(&["down"]);
-    cluster.ok(&["restore", "ready", "--images", &images(), "--dilation", RESTORED]);
-    let kubectl = Kubectl::of(&cluster);
-    kubectl.until("the API answers", SOON, || kubectl.run(&["get", "--raw", "/readyz"]));
+    let kubectl = Kubectl::restored_at(&cluster, RESTORED);
     (cluster, kubectl)
 }
 
