@@ -54,6 +54,8 @@ pub const NODE_SLOTS: [&str; 2] = ["/var/lib/quorate/node-a.json", "/var/lib/quo
 pub const SAVED_TIME: &str = "/var/lib/quorate/clock";
 /// One directory per service with its output.
 pub const LOG: &str = "/var/lib/quorate/log";
+/// Logs of pods' containers, as the kubelet keeps them: its `podLogsDir`, where it lies when nothing is said.
+pub const POD_LOGS: &str = "/var/log/pods";
 
 /// Certificates and keys; tmpfs.
 pub const PKI: &str = "/etc/kubernetes/pki";

@@ -55,8 +55,8 @@ pub enum FromNode {
 pub enum ToNode {
     /// Somebody began to listen: everything from the start, please.
     Hello,
-    /// `log ID SERVICE N`: the last N lines of a service's log; with `follow` also those that come later. Several may read
-    /// at once: the answers carry the id.
+    /// `log ID SERVICE N`: the last N lines of a service's log, or of that of a container of a pod in `kube-system`; with `follow`
+    /// also those that come later. Several may read at once: the answers carry the id.
     Log {
         /// Chosen by whoever asks, a new one each time.
         id: u32,

@@ -1,14 +1,15 @@
-//! A service's log, its end and what is added to it. The files are those of the verb `log` (`logs.rs`).
+//! A log, its end and what is added to it: of a service, whose files are those of the verb `log` (`logs.rs`), or of a container.
 
 use super::Voice;
+use super::files::{Places, end};
 use contract::check::is_label;
-use contract::paths::LOG;
+use contract::paths::{LOG, POD_LOGS};
 use contract::voice::FromNode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -52,7 +53,8 @@ impl Followed {
 
 /// Tells the last lines, and with `follow` those that come.
 pub(super) fn tell(voice: &Voice, followed: &Followed, wanted: &Wanted) {
-    if let Err(e) = tell_from(Path::new(LOG), voice, followed, wanted) {
+    let places = Places { services: LOG.into(), pods: POD_LOGS.into() };
+    if let Err(e) = tell_from(&places, voice, followed, wanted) {
         let problem = Some(format!("the log of {}: {e}", wanted.service));
         // Whoever asked may be gone; then there is nobody to tell.
         let _ = voice.say(&FromNode::Done { id: wanted.id, problem });
@@ -60,29 +62,26 @@ pub(super) fn tell(voice: &Voice, followed: &Followed, wanted: &Wanted) {
     followed.stop(wanted.id);
 }
 
-fn tell_from(root: &Path, voice: &Voice, followed: &Followed, wanted: &Wanted) -> io::Result<()> {
+fn tell_from(places: &Places, voice: &Voice, followed: &Followed, wanted: &Wanted) -> io::Result<()> {
     let Wanted { id, service, lines, follow } = wanted;
     // The parser of words refuses others; this is the place where it would matter.
     if !is_label(service) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let dir = root.join(service);
-    if !dir.exists() {
-        let known: Vec<String> =
-            fs::read_dir(root)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-        let text = format!("there is none; there are {}", known.join(", "));
-        return Err(io::Error::new(io::ErrorKind::NotFound, text));
-    }
+    let log = places.find(service)?;
     // Watched before it is read: what is added meanwhile is told once, by its place in the file.
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(&dir, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
+    inotify.add_watch(log.dir(), AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
+    let files = log.files();
     let mut all = Vec::new();
-    for name in ["previous", "current"] {
-        if let Ok(text) = fs::read(dir.join(name)) {
+    let mut at = 0;
+    for file in &files {
+        at = 0;
+        if let Ok((text, length)) = end(file) {
+            at = length;
             all.push(text);
         }
     }
-    let mut at = all.last().map_or(0, Vec::len) as u64;
     let text = all.concat();
     let text = String::from_utf8_lossy(&text);
     let from = text.lines().count().saturating_sub(usize::try_from(*lines).unwrap_or(usize::MAX));
@@ -94,6 +93,7 @@ fn tell_from(root: &Path, voice: &Voice, followed: &Followed, wanted: &Wanted) -
         return Ok(());
     }
     let stop = followed.begin(*id)?;
+    let mut current = files.last().cloned();
     loop {
         let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::NONE)?;
@@ -101,7 +101,14 @@ fn tell_from(root: &Path, voice: &Voice, followed: &Followed, wanted: &Wanted) -
             return Ok(());
         }
         inotify.read_events()?;
-        at = tell_new(&dir.join("current"), at, voice, *id)?;
+        let now = log.current();
+        if now != current {
+            // The container runs anew.
+            (at, current) = (0, now);
+        }
+        if let Some(file) = &current {
+            at = tell_new(file, at, voice, *id)?;
+        }
     }
 }
 
@@ -125,6 +132,7 @@ fn tell_new(path: &Path, at: u64, voice: &Voice, id: u32) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::io::Write;
 
     #[test]
@@ -137,22 +145,22 @@ mod tests {
         let out = dir.path().join("out");
         let voice = Voice(Arc::new(Mutex::new(File::create(&out).expect("made"))));
         let followed = Followed::default();
+        let places = Places { services: dir.path().join("log"), pods: dir.path().join("pods") };
         let wanted = |service: &str, follow| Wanted { id: 1, service: service.into(), lines: 2, follow };
-        tell_from(&dir.path().join("log"), &voice, &followed, &wanted("etcd", false)).expect("told");
+        tell_from(&places, &voice, &followed, &wanted("etcd", false)).expect("told");
         let mut current = File::options().append(true).open(etcd.join("current")).expect("opened");
         current.write_all(b"4 d\n5 unfin").expect("written");
         assert_eq!(tell_new(&etcd.join("current"), 4, &voice, 1).expect("told"), 8);
         let said = fs::read_to_string(&out).expect("read");
         let lines: Vec<&str> = said.lines().filter_map(|l| l.split("\"line\":").nth(1)).collect();
         assert_eq!(lines, [r#""2 b"}"#, r#""3 c"}"#, r#""4 d"}"#]);
-        let root = dir.path().join("log");
-        let e = tell_from(&root, &voice, &followed, &wanted("nginx", false)).expect_err("none").to_string();
+        let e = tell_from(&places, &voice, &followed, &wanted("nginx", false)).expect_err("none").to_string();
         assert_eq!(e, "there is none; there are etcd");
 
         // One that follows ends when it is told to.
-        let (thread_root, thread_followed) = (root.clone(), followed.clone());
+        let thread_followed = followed.clone();
         let follows = wanted("etcd", true);
-        let thread = std::thread::spawn(move || tell_from(&thread_root, &voice, &thread_followed, &follows));
+        let thread = std::thread::spawn(move || tell_from(&places, &voice, &thread_followed, &follows));
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while followed.0.lock().expect("unpoisoned").is_empty() {
             assert!(std::time::Instant::now() < deadline, "it never began");

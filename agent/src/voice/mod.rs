@@ -4,6 +4,7 @@
 //!
 //! Threads block on the port when nobody listens at its other end; nothing waits for them.
 
+mod files;
 mod kmsg;
 mod log;
 

@@ -104,11 +104,11 @@ here its disk goes with it."
         /// The cluster
         file: Option<PathBuf>,
     },
-    /// What a node's services print, by the node's own port: works without a network
+    /// What a node's services and the cluster's own pods on it print, by the node's own port: works without a network, and without the API
     Logs {
         /// The node
         node: String,
-        /// The service; without it PID 1's own lines
+        /// The service, or a container of a pod in kube-system (kube-apiserver, coredns ...); without it PID 1's own lines
         service: Option<String>,
         /// Go on with what comes
         #[arg(short, long)]

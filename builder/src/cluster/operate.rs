@@ -5,6 +5,8 @@ use crate::keeper::client::{ask, tell, which};
 use crate::keeper::{Answer, Request};
 use crate::place::Refused;
 use anyhow::{Context, Result};
+use contract::kube::CONTROL_PLANE;
+use contract::node::Role;
 use contract::report::BootReport;
 use lab::switch::Faults;
 use std::io::Write;
@@ -110,10 +112,14 @@ pub(crate) fn export(w: &Which, out: &Path) -> Result<()> {
         {
             write(&format!("{}/boot.json", node.name), &serde_json::to_vec_pretty(&report)?)?;
         }
-        for service in node.services.iter().filter(|_| node.pid.is_some()) {
+        let services = node.services.iter().map(|s| s.name.as_str());
+        // What does not come up cannot be asked of the API.
+        let is_master = node.roles.iter().any(|r| *r == Role::Master.to_string());
+        let containers = CONTROL_PLANE.iter().filter(|_| is_master).map(|c| c.name);
+        for service in services.chain(containers).filter(|_| node.pid.is_some()) {
             let r = Request::Logs {
                 node: node.name.clone(),
-                service: Some(service.name.clone()),
+                service: Some(service.into()),
                 lines: contract::voice::LOG_LINES_MAX,
                 follow: false,
             };
@@ -132,7 +138,7 @@ pub(crate) fn export(w: &Which, out: &Path) -> Result<()> {
             if let Err(e) = read() {
                 text += &format!("quorate: {e:#}\n");
             }
-            write(&format!("{}/{}.log", node.name, service.name), text.as_bytes())?;
+            write(&format!("{}/{service}.log", node.name), text.as_bytes())?;
         }
     }
     println!("{}", std::path::absolute(out).context("naming it")?.display());

@@ -36,7 +36,7 @@ pub(crate) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
         directory("/var/lib/containerd", 0o711, users::ROOT),
         directory("/run/containerd", 0o711, users::ROOT),
         directory(paths::KUBELET, 0o755, users::ROOT),
-        directory("/var/log/pods", 0o755, users::ROOT),
+        directory(paths::POD_LOGS, 0o755, users::ROOT),
         directory("/var/log/containers", 0o755, users::ROOT),
         directory(paths::MANIFESTS, 0o700, users::ROOT),
         directory(paths::CNI_BIN, 0o755, users::ROOT),
