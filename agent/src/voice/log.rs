@@ -169,4 +169,39 @@ mod tests {
         followed.stop(1);
         thread.join().expect("ended").expect("in order");
     }
+
+    #[test]
+    fn a_container_that_runs_anew_is_followed_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let container = dir.path().join("pods/kube-system_kube-apiserver-a_uid/kube-apiserver");
+        fs::create_dir_all(&container).expect("made");
+        let write = |run: &str, line: &str| {
+            let mut file = File::options().create(true).append(true).open(container.join(run)).expect("opened");
+            writeln!(file, "{line}").expect("written");
+        };
+        write("0.log", "first");
+        let out = dir.path().join("out");
+        let voice = Voice(Arc::new(Mutex::new(File::create(&out).expect("made"))));
+        let told = |line: &str| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while !fs::read_to_string(&out).expect("read").contains(line) {
+                assert!(std::time::Instant::now() < deadline, "{line} was not told");
+                std::thread::yield_now();
+            }
+        };
+        let followed = Followed::default();
+        let places = Places { services: dir.path().join("log"), pods: dir.path().join("pods") };
+        let wanted = Wanted { id: 1, service: "kube-apiserver".into(), lines: 5, follow: true };
+        let thread_followed = followed.clone();
+        let thread = std::thread::spawn(move || tell_from(&places, &voice, &thread_followed, &wanted));
+        told("first");
+        write("0.log", "second");
+        told("second");
+        write("1.log", "third");
+        told("third");
+        followed.stop(1);
+        thread.join().expect("ended").expect("in order");
+        let said = fs::read_to_string(&out).expect("read");
+        assert_eq!(said.matches("\"line\":").count(), 3, "{said}");
+    }
 }
