@@ -58,10 +58,10 @@ fuzz:
 	cd metadata && for t in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$t -- -max_total_time=60 || exit 1; done
 
 # The programs of a node: static, small, and built the same wherever the tree lies.
-# RUSTFLAGS replaces what configuration files say, so it is set in this one rule. Whoever panics ends: nobody reads tables for
-# unwinding. Functions that came out alike are kept once, and relocations packed (glibc's static startup reads these since 2.36).
+# RUSTFLAGS replaces what configuration files say, so it is set in this one rule. Functions that came out
+# alike are kept once, and relocations packed (glibc's static startup reads these since 2.36; .ci/deps looks).
 build: deps
-	RUSTFLAGS="-C target-feature=+crt-static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all,-z,pack-relative-relocs --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo" \
+	RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,--icf=all,-z,pack-relative-relocs --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=cargo" \
 	  cargo build --quiet --profile node --target $(TARGET) -p init -p agent -p standin
 	cargo build --quiet $(or $(BESIDE),-p builder) --bin quorate
 	@install -C -m 755 $(NODE)/quorate-init $(NODE)/quorate-agent $(NODE)/quorate-standin target/debug/

@@ -1,10 +1,12 @@
 //! A log, its end and what is added to it: of a service, whose files are those of the verb `log` (`logs.rs`), or of a container.
 
+mod files;
+
 use super::Voice;
-use super::files::{Places, end};
 use contract::check::is_label;
 use contract::paths::{LOG, POD_LOGS};
 use contract::voice::FromNode;
+use files::{END, Places, end};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Logs that are followed at a time; each has a thread.
@@ -72,15 +74,13 @@ fn tell_from(places: &Places, voice: &Voice, followed: &Followed, wanted: &Wante
     // Watched before it is read: what is added meanwhile is told once, by its place in the file.
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(log.dir(), AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
-    let files = log.files();
     let mut all = Vec::new();
-    let mut at = 0;
-    for file in &files {
-        at = 0;
-        if let Ok((text, length)) = end(file) {
-            at = length;
-            all.push(text);
-        }
+    let (mut at, mut open) = (0, None);
+    for (run, path) in log.files() {
+        let Ok(file) = File::open(path) else { continue };
+        let (text, length) = end(&file, END)?;
+        all.push(text);
+        (at, open) = (length, Some((run, file)));
     }
     let text = all.concat();
     let text = String::from_utf8_lossy(&text);
@@ -93,7 +93,6 @@ fn tell_from(places: &Places, voice: &Voice, followed: &Followed, wanted: &Wante
         return Ok(());
     }
     let stop = followed.begin(*id)?;
-    let mut current = files.last().cloned();
     loop {
         let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::NONE)?;
@@ -101,22 +100,26 @@ fn tell_from(places: &Places, voice: &Voice, followed: &Followed, wanted: &Wante
             return Ok(());
         }
         inotify.read_events()?;
-        let now = log.current();
-        if now != current {
-            // The container runs anew.
-            (at, current) = (0, now);
-        }
-        if let Some(file) = &current {
+        // What was turned over is told to its end first: it goes by another name now.
+        if let Some((_, file)) = &open {
             at = tell_new(file, at, voice, *id)?;
+        }
+        // Where that is all there is for a moment, the file of an earlier run is the last one: it was told.
+        let Some((run, path)) = log.current() else { continue };
+        let Ok(file) = File::open(path) else { continue };
+        if open.as_ref().is_none_or(|(last, old)| run >= *last && inode(&file) != inode(old)) {
+            at = tell_new(&file, 0, voice, *id)?;
+            open = Some((run, file));
         }
     }
 }
 
+fn inode(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|m| m.ino())
+}
+
 /// Tells whole lines from a position on; answers the position after them.
-fn tell_new(path: &Path, at: u64, voice: &Voice, id: u32) -> io::Result<u64> {
-    let Ok(mut file) = File::open(path) else { return Ok(0) };
-    // A shorter file is another one: the log was turned over.
-    let mut at = if file.metadata()?.len() < at { 0 } else { at };
+fn tell_new(mut file: &File, mut at: u64, voice: &Voice, id: u32) -> io::Result<u64> {
     file.seek(SeekFrom::Start(at))?;
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
@@ -150,7 +153,8 @@ mod tests {
         tell_from(&places, &voice, &followed, &wanted("etcd", false)).expect("told");
         let mut current = File::options().append(true).open(etcd.join("current")).expect("opened");
         current.write_all(b"4 d\n5 unfin").expect("written");
-        assert_eq!(tell_new(&etcd.join("current"), 4, &voice, 1).expect("told"), 8);
+        let reader = File::open(etcd.join("current")).expect("opened");
+        assert_eq!(tell_new(&reader, 4, &voice, 1).expect("told"), 8);
         let said = fs::read_to_string(&out).expect("read");
         let lines: Vec<&str> = said.lines().filter_map(|l| l.split("\"line\":").nth(1)).collect();
         assert_eq!(lines, [r#""2 b"}"#, r#""3 c"}"#, r#""4 d"}"#]);
@@ -199,9 +203,14 @@ mod tests {
         told("second");
         write("1.log", "third");
         told("third");
+        // The kubelet turns it over, and something is written before there is another file.
+        fs::rename(container.join("1.log"), container.join("1.log.20261129-120000")).expect("renamed");
+        write("1.log.20261129-120000", "turned over");
+        write("1.log", "fourth");
+        told("fourth");
         followed.stop(1);
         thread.join().expect("ended").expect("in order");
         let said = fs::read_to_string(&out).expect("read");
-        assert_eq!(said.matches("\"line\":").count(), 3, "{said}");
+        assert_eq!(said.matches("\"line\":").count(), 5, "{said}");
     }
 }

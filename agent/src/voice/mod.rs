@@ -4,7 +4,6 @@
 //!
 //! Threads block on the port when nobody listens at its other end; nothing waits for them.
 
-mod files;
 mod kmsg;
 mod log;
 

@@ -6,8 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Of each file as much of the end is read: kubelets keep ten of these.
-const END: u64 = 1 << 20;
+/// Of each file as much of the end is read: all of a service's (`logs.rs`), most of a container's, which may have ten mebibytes.
+pub(super) const END: u64 = 8 << 20;
 /// Whose pods, as the kubelet names their directories: `NAMESPACE_POD_UID/CONTAINER/RESTARTS.log`.
 const OWN_PODS: &str = "kube-system_";
 
@@ -35,10 +35,12 @@ impl Places {
             return Ok(Log::Service(service));
         }
         let containers = self.containers().into_iter().filter(|dir| dir.ends_with(name)).map(Log::Container);
-        let written = |log: &Log| log.current().and_then(|f| f.metadata().ok()?.modified().ok());
+        let written = |log: &Log| log.current().and_then(|(_, f)| f.metadata().ok()?.modified().ok());
         let newest = containers.max_by_key(|log| written(log).unwrap_or(SystemTime::UNIX_EPOCH));
         newest.ok_or_else(|| {
-            let text = format!("there is none; there are {}", self.names().join(", "));
+            let known = self.names().join(", ");
+            let text =
+                if known.is_empty() { "there is none yet".into() } else { format!("there is none; there are {known}") };
             io::Error::new(io::ErrorKind::NotFound, text)
         })
     }
@@ -65,35 +67,36 @@ impl Log {
         dir
     }
 
-    /// The last two files, the older first. One may be gone when it is read.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
+    /// The last two files, the older first, each with its place in that order. One may be gone when it is read.
+    pub(super) fn files(&self) -> Vec<(u64, PathBuf)> {
         match self {
-            Self::Service(dir) => ["previous", "current"].map(|name| dir.join(name)).into(),
+            Self::Service(dir) => vec![(0, dir.join("previous")), (1, dir.join("current"))],
             Self::Container(dir) => {
                 let runs = within(dir).into_iter().filter_map(|file| {
                     let name = file.file_name()?.to_str()?;
                     // What was turned over has its time behind that.
-                    Some((name.strip_suffix(".log")?.parse::<u64>().ok()?, file))
+                    let run = name.strip_suffix(".log")?.parse().ok()?;
+                    // containerd makes files; what is read for a link or waited for at a pipe is no log.
+                    file.symlink_metadata().is_ok_and(|m| m.is_file()).then_some((run, file))
                 });
                 let mut runs: Vec<_> = runs.collect();
                 runs.sort();
                 let from = runs.len().saturating_sub(2);
-                runs.split_off(from).into_iter().map(|(_, file)| file).collect()
+                runs.split_off(from)
             }
         }
     }
 
     /// The one that is written to.
-    pub(super) fn current(&self) -> Option<PathBuf> {
+    pub(super) fn current(&self) -> Option<(u64, PathBuf)> {
         self.files().pop()
     }
 }
 
-/// The end of a file, in whole lines, and how long the file is.
-pub(super) fn end(path: &Path) -> io::Result<(Vec<u8>, u64)> {
-    let mut file = File::open(path)?;
+/// The end of a file, at `most` so many bytes that begin with a line, and how long the file is.
+pub(super) fn end(mut file: &File, most: u64) -> io::Result<(Vec<u8>, u64)> {
     let length = file.metadata()?.len();
-    let from = length.saturating_sub(END);
+    let from = length.saturating_sub(most);
     file.seek(SeekFrom::Start(from))?;
     let mut text = Vec::new();
     file.take(length - from).read_to_end(&mut text)?;
@@ -114,6 +117,7 @@ mod tests {
     fn a_service_a_containers_last_two_runs_and_what_there_is() {
         let dir = tempfile::tempdir().expect("a directory");
         let places = Places { services: dir.path().join("log"), pods: dir.path().join("pods") };
+        assert_eq!(places.find("etcd").expect_err("no directory").to_string(), "there is none yet");
         let write = |path: &str| {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().expect("one")).expect("made");
@@ -124,8 +128,12 @@ mod tests {
         for name in ["2.log", "9.log", "10.log", "10.log.20261129-120000", "readme"] {
             write(&format!("{apiserver}/{name}"));
         }
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(apiserver).join("11.log")).expect("linked");
         write("pods/default_own_uid/own/0.log");
-        let files = |name: &str| places.find(name).expect("there is").files();
+        let files = |name: &str| {
+            let files = places.find(name).expect("there is").files();
+            files.into_iter().map(|(_, file)| file).collect::<Vec<_>>()
+        };
         assert_eq!(files("etcd"), ["previous", "current"].map(|n| dir.path().join("log/etcd").join(n)));
         assert_eq!(files("kube-apiserver"), ["9.log", "10.log"].map(|n| dir.path().join(apiserver).join(n)));
         let e = places.find("own").expect_err("a user's").to_string();
@@ -145,11 +153,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("0.log");
         let line = format!("{}\n", "x".repeat(99));
-        fs::write(&path, line.repeat(20_000)).expect("written");
-        let (text, length) = end(&path).expect("read");
-        assert_eq!(length, 2_000_000);
-        assert!(text.len() as u64 <= END && text.len() as u64 > END - 100 && text.len() % 100 == 0, "{}", text.len());
+        fs::write(&path, line.repeat(20)).expect("written");
+        let read = |most| end(&File::open(&path).expect("opened"), most).expect("read");
+        let (text, length) = read(1050);
+        assert_eq!((text.len(), length), (1000, 2000));
+        fs::write(&path, "x".repeat(2000)).expect("written");
+        assert_eq!(read(1050), (Vec::new(), 2000), "no line begins there");
         fs::write(&path, "short\nunfin").expect("written");
-        assert_eq!(end(&path).expect("read"), (b"short\nunfin".to_vec(), 11));
+        assert_eq!(read(END), (b"short\nunfin".to_vec(), 11));
+        fs::write(&path, "").expect("written");
+        assert_eq!(read(END), (Vec::new(), 0));
     }
 }
