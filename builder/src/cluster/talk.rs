@@ -4,8 +4,10 @@ use super::machines::state_dir;
 use super::secrets::Secrets;
 use super::seed::{admin_conf, dir_of};
 use super::spec::Spec;
+use crate::digest::sha256;
 use crate::keeper::Status;
 use crate::keeper::client::{status as ask_status, which};
+use crate::store::{Store, write_whole_mode};
 use anyhow::{Context, Result, bail, ensure};
 use contract::node::Role;
 use lab::clock::Clock;
@@ -75,7 +77,7 @@ fn kubeconfig(spec: &Spec, file: &Path, status: &Status) -> Result<PathBuf> {
     let path = state_dir(&spec.cluster.name).join("kubeconfig");
     let ca = secrets.authority("cluster-ca")?.cert;
     let text = admin_conf(&format!("https://{api}"), &ca, &secrets.kubernetes_admin()?);
-    crate::store::write_whole_mode(&path, text.as_bytes(), 0o600)?;
+    write_whole_mode(&path, text.as_bytes(), 0o600)?;
     Ok(path)
 }
 
@@ -139,24 +141,21 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A client as the image's component has it: taken from its build, or the one on the path.
+/// A client as the image's component has it: taken from its build, or what was taken before, or the one on the path.
 fn program(spec: &Spec, component: &str, name: &str) -> Result<PathBuf> {
     let own = state_dir(&spec.cluster.name).join("bin").join(name);
-    let built = || -> Result<Vec<u8>> {
+    let taken = || -> Result<()> {
         let recipe = crate::component::Recipe::read(Path::new("profiles"), component)?;
-        let store = crate::store::Store::at(crate::dirs::cache().join("quorate"))?;
+        let store = Store::at(crate::dirs::cache().join("quorate"))?;
         let mirrors = crate::debian::mirror::Mirrors::default();
         let go = if recipe.is_compiled() { Some(crate::component::go::Toolchain::find(true)?) } else { None };
         let is_built = go.as_ref().is_none_or(|go| go.built(&recipe, &store).is_some());
         ensure!(is_built, "{component} is not built");
         let parts = recipe.make(go.as_ref(), &crate::fetch::Fetcher::new(mirrors, true), &store)?;
-        parts.get(name).and_then(|digest| store.get(digest)).with_context(|| format!("{name} is not in the store"))
+        let digest = parts.get(name).with_context(|| format!("{component} has no {name}"))?;
+        take(&store, digest, &own)
     };
-    if own.exists() {
-        return Ok(own);
-    }
-    if let Ok(bytes) = built() {
-        crate::store::write_whole_mode(&own, &bytes, 0o755)?;
+    if taken().is_ok() || own.exists() {
         return Ok(own);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -164,9 +163,32 @@ fn program(spec: &Spec, component: &str, name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("no {name}: neither built here (`quorate image build`) nor on the PATH"))
 }
 
+/// Makes `own` the program with this digest, unless it is: what was taken before may be of another version.
+fn take(store: &Store, digest: &str, own: &Path) -> Result<()> {
+    if std::fs::read(own).is_ok_and(|bytes| sha256(&bytes) == digest) {
+        return Ok(());
+    }
+    let bytes = store.get(digest).with_context(|| format!("{digest} is not in the store"))?;
+    write_whole_mode(own, &bytes, 0o755)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_was_taken_before_gives_way_to_another_build() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::at(dir.path().join("store")).expect("a store");
+        let own = dir.path().join("bin/kubectl");
+        let is = || std::fs::read(&own).expect("there");
+        for version in [&b"1.36"[..], b"1.37", b"1.37"] {
+            take(&store, &store.put(version).expect("kept"), &own).expect("taken");
+            assert_eq!(is(), version);
+        }
+        assert!(take(&store, &sha256(b"1.38"), &own).is_err(), "it is not in the store");
+        assert_eq!(is(), b"1.37", "what was there stays");
+    }
 
     #[test]
     fn quoting() {
