@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Builds immutable node images for highly available Kubernetes, makes the seeds that tell nodes what they are, and
 /// runs clusters of them as VMs on this machine.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "quorate", version, propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -212,5 +212,6 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         super::Cli::command().debug_assert();
+        assert!(super::Cli::command().render_version().starts_with("quorate "), "not the crate's name");
     }
 }
