@@ -8,8 +8,9 @@
 //! slow, all are. One member at a time, and of three at least: the others are a majority.
 //!
 //! One that hears this node, but not the other members, answers an apiserver nothing, and is known sooner: it says itself that it
-//! has no leader, while another one knows what a majority knows.
+//! has no leader, while another one knows what a majority knows. Of the one beside the apiserver its own word is enough.
 
+use super::beside::Beside;
 use super::connection::Connection;
 use super::{Gateway, silent};
 use crate::channel::Channel;
@@ -20,7 +21,6 @@ use contract::ports::ETCD_CLIENT;
 use contract::users::APISERVER;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,15 +31,23 @@ const ASK: Duration = Duration::from_millis(500);
 const ASK_LED: Duration = Duration::from_millis(250);
 /// What takes longer counts as this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// ... and of the one beside this node's apiserver as this: no network lies between.
+const PATIENCE_BESIDE: Duration = Duration::from_millis(500);
 /// The middle one of so many answers is what a member takes: two stalls are none of its disk's.
 const LOOKS: usize = 5;
 /// A member that answers sooner is not slow, whatever others do: a network between two towns takes as long.
 const LATE: Duration = Duration::from_millis(40);
 /// ... and slow is one that takes so many times as long as another.
 const TIMES: u32 = 4;
-/// It is back when it takes less than half of [`LATE`], or this many times as long as another, and was left for so long.
+/// It is back when it takes less than half of [`LATE`], or this many times as long as another, and was left for so long. Not so
+/// long the one beside this node's apiserver that had no leader: after an election all would rest.
 const BACK_TIMES: u32 = 2;
 const REST: Duration = Duration::from_secs(10);
+
+/// An election is over by then, and load balancers know that new clients are to go elsewhere.
+const LASTS_LEADERLESS: Duration = Duration::from_secs(3);
+/// One that was only busy has rested by then.
+const LASTS_SLOW: Duration = Duration::from_secs(15);
 
 /// Of fewer the others are no majority.
 const MEMBERS: usize = 3;
@@ -87,6 +95,7 @@ struct Watch {
     members: Vec<Seen>,
     /// The only one that may be left.
     own: Option<usize>,
+    /// Which one, and before when it is not back.
     left: Option<(usize, Duration)>,
 }
 
@@ -154,17 +163,19 @@ impl Watch {
         let takes = self.takes(member)?;
         let left = self.left.map(|(m, _)| m);
         let others = (0..self.members.len()).filter(|m| *m != member && Some(*m) != left);
-        let another = others.filter_map(|m| self.takes(m)).min();
-        let Some((left, since)) = self.left else {
+        let others = others.filter_map(|m| self.takes(m));
+        // A leader answers sooner than those that have to ask it, the more so where the machines are busy: of two that weigh
+        // their own, both would send their clients to its node. Of members of others one at a time is left anyway.
+        let another = if self.own.is_some() { others.max() } else { others.min() };
+        let Some((left, rests)) = self.left else {
             return another
                 .filter(|a| may && is_slow(takes, *a))
                 .map(|another| self.leave(member, now, Why::Slow { takes, another }));
         };
         if left == member {
-            let rested = now.saturating_sub(since) >= REST;
             let well = another.is_some_and(|a| takes < LATE / 2 || takes < a * BACK_TIMES);
             // It is better than nobody.
-            return (another.is_none() || rested && well).then(|| self.back());
+            return (another.is_none() || now >= rests && well).then(|| self.back());
         }
         // A slow leader makes all answer late, the quickest by chance: until another one leads it may be left instead of it.
         let wrong = self.takes(left).filter(|l| is_slow(takes, *l))?;
@@ -175,7 +186,8 @@ impl Watch {
     }
 
     /// Whether a member that is not left yet has no leader, and another one knew since what a majority knows. That one needs no
-    /// median: what is late for want of a processor is no quick answer.
+    /// median: what is late for want of a processor is no quick answer. Of this node's own nothing else is asked: who is cut off
+    /// from the others hears of no other one, and where none has a leader, load balancers send clients to all.
     fn is_apart(&self, member: usize, now: Duration) -> bool {
         let left = self.left.map(|(m, _)| m);
         let Some(since) = self.members[member].leaderless.filter(|s| *s + ASK_LED <= now && left != Some(member))
@@ -185,11 +197,12 @@ impl Watch {
         // Of two the first that was left: who is left in turn is left for a moment each.
         let taken = left.is_some_and(|l| self.members[l].leaderless.is_some());
         let mut others = self.members.iter().enumerate().filter(|(m, _)| *m != member);
-        !taken && others.any(|(_, seen)| seen.quick > Some(since))
+        !taken && (self.own == Some(member) || others.any(|(_, seen)| seen.quick > Some(since)))
     }
 
     fn leave(&mut self, member: usize, now: Duration, why: Why) -> Decision {
-        self.left = Some((member, now));
+        let rest = if self.own.is_some() && why == Why::Leaderless { Duration::ZERO } else { REST };
+        self.left = Some((member, now + rest));
         Decision::Leave(why)
     }
 
@@ -199,9 +212,8 @@ impl Watch {
     }
 }
 
-/// Asks all members for as long as this process is there, each in a thread of its own. `own_is_slow`: new clients are to be sent
-/// elsewhere, as the member beside this node's apiserver is slow.
-pub(crate) fn look_out(config: &NodeConfig, own_is_slow: &Arc<AtomicBool>, channel: Channel) -> Result<(), String> {
+/// Asks all members for as long as this process is there, each in a thread of its own.
+pub(crate) fn look_out(config: &NodeConfig, beside: &Arc<Beside>, channel: Channel) -> Result<(), String> {
     if config.members.len() < MEMBERS {
         return Ok(());
     }
@@ -211,19 +223,21 @@ pub(crate) fn look_out(config: &NodeConfig, own_is_slow: &Arc<AtomicBool>, chann
     let watch = Arc::new(Mutex::new(Watch::of(config.members.len(), own)));
     let began = Instant::now();
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
-        let (watch, own_is_slow) = (Arc::clone(&watch), Arc::clone(own_is_slow));
+        let (watch, beside) = (Arc::clone(&watch), Arc::clone(beside));
         std::thread::spawn(move || {
-            let mut member = Connection::new(|| Gateway::as_apiserver(address, PATIENCE));
+            let patience = if own == Some(i) { PATIENCE_BESIDE } else { PATIENCE };
+            let mut member = Connection::new(|| Gateway::as_apiserver(address, patience));
             let mut was_leaderless = false;
             loop {
                 let asked = Instant::now();
-                let look = member.ask(|m| look(m, was_leaderless), |l| *l != Look::Gone).unwrap_or(Look::Gone);
+                let look =
+                    member.ask(|m| look(m, patience, was_leaderless), |l| *l != Look::Gone).unwrap_or(Look::Gone);
                 was_leaderless = look == Look::Leaderless;
                 // Held until it is done: what another thread decides comes after it.
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 let done = match watch.step(i, began.elapsed(), look) {
                     None => Ok(()),
-                    Some(decision) if own.is_some() => weigh(decision, &own_is_slow, channel),
+                    Some(decision) if own.is_some() => weigh(decision, &beside, channel),
                     Some(decision) => act(decision, &name, address, channel),
                 };
                 drop(watch);
@@ -240,12 +254,17 @@ pub(crate) fn look_out(config: &NodeConfig, own_is_slow: &Arc<AtomicBool>, chann
 }
 
 /// Of the member beside this node's apiserver.
-fn weigh(decision: Decision, own_is_slow: &AtomicBool, channel: Channel) -> Result<(), String> {
-    let (slow, text) = match decision {
-        Decision::Leave(why) => (true, format!("etcd of this node {}: new clients are sent elsewhere", why.words())),
-        Decision::Back => (false, "etcd of this node is as quick as others again".to_owned()),
+fn weigh(decision: Decision, beside: &Beside, channel: Channel) -> Result<(), String> {
+    let text = match decision {
+        Decision::Leave(why) => {
+            beside.set_slow(Instant::now() + why.lasts());
+            format!("etcd of this node {}: new clients are sent elsewhere", why.words())
+        }
+        Decision::Back => {
+            beside.set_well();
+            "etcd of this node is as quick as others again".to_owned()
+        }
     };
-    own_is_slow.store(slow, Ordering::Relaxed);
     channel.say(&FromAgent::Tell { text })
 }
 
@@ -274,19 +293,27 @@ fn act(decision: Decision, name: &str, address: IpAddr, channel: Channel) -> Res
 }
 
 impl Why {
+    /// Clients that are connected had better leave when it lasts so long.
+    fn lasts(self) -> Duration {
+        match self {
+            Self::Slow { .. } => LASTS_SLOW,
+            Self::Leaderless => LASTS_LEADERLESS,
+        }
+    }
+
     fn words(self) -> String {
         match self {
             Self::Slow { takes, another } => {
                 format!("answers after {} ms, another one after {} ms", takes.as_millis(), another.as_millis())
             }
-            Self::Leaderless => "has no leader, while another one has".into(),
+            Self::Leaderless => "has no leader".into(),
         }
     }
 }
 
 /// How long a member takes to answer what a majority knows; where that is long, whether it has a leader. That it says from memory,
 /// also where its disk stands still; one without power says nothing (`gone.rs`).
-fn look(member: &Gateway, was_leaderless: bool) -> Look {
+fn look(member: &Gateway, patience: Duration, was_leaderless: bool) -> Look {
     let has_none = |member: &Gateway| member.status().map(|s| !s.sees_leader());
     // Who has none would let this question wait.
     if was_leaderless && has_none(member) == Ok(true) {
@@ -294,10 +321,10 @@ fn look(member: &Gateway, was_leaderless: bool) -> Look {
     }
     let asked = Instant::now();
     let (took, mute) = match member.agrees() {
-        Ok(true) => (asked.elapsed().min(PATIENCE), false),
+        Ok(true) => (asked.elapsed().min(patience), false),
         // It has no leader, or no vote.
-        Ok(false) => (PATIENCE, false),
-        Err(e) if silent(&e) => (PATIENCE, true),
+        Ok(false) => (patience, false),
+        Err(e) if silent(&e) => (patience, true),
         Err(_) => return Look::Gone,
     };
     if took < LATE {

@@ -15,6 +15,8 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(10);
 /// While a cluster starts the virtual IP moves, and who was connected to its last holder hears nothing any more.
 const SILENCE_AT_START: Duration = Duration::from_secs(2);
+/// Whoever answers so late is no better than others.
+const SILENCE_OF_SOME: Duration = Duration::from_secs(1);
 /// A watch is ended by the server after this, and begun anew.
 const WATCH: Duration = Duration::from_secs(240);
 /// An answer, or a line of a watch, is at most this long, in bytes.
@@ -61,6 +63,15 @@ impl Api {
         let base = format!("https://{}", SocketAddr::new(config.node.address, API));
         let file = |name: &str| format!("{PKI}/agent/{name}");
         Self::with(base, &file("ca.crt"), Some((&file("client.crt"), &file("client.key"))), None, SILENCE)
+    }
+
+    /// Some apiserver that load balancers send this master's agent to, who does not wait long for it.
+    pub(super) fn at_endpoint(config: &NodeConfig) -> Result<Self, String> {
+        let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
+        let file = |name: &str| format!("{PKI}/agent/{name}");
+        let pair = (file("client.crt"), file("client.key"));
+        let bound = SILENCE_OF_SOME;
+        Self::with(format!("https://{endpoint}"), &file("ca.crt"), Some((&pair.0, &pair.1)), None, bound)
     }
 
     /// The endpoint, as this worker's kubelet, which has its certificate by then.

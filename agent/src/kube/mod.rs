@@ -9,6 +9,7 @@
 //! | how does it come by its first certificate? | `enrolment.rs` |
 //! | which kubelet gets a certificate? | `approve.rs` |
 //! | do load balancers send clients here? | `ready.rs` |
+//! | ... and those that are connected when they had better leave? | `shed.rs` |
 //! | what does a node do before it stops? | `drain.rs`, a verb of its own |
 //! | how is the API spoken to? | `api.rs` |
 //!
@@ -25,8 +26,10 @@ mod enrolment;
 mod node_ready;
 mod objects;
 mod ready;
+mod shed;
 
 use crate::channel::Channel;
+use crate::etcd::beside::Beside;
 use contract::node::Role;
 use contract::seed::NodeSeed;
 use std::sync::Arc;
@@ -41,16 +44,19 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
     let config = Arc::new(seed.node.clone());
     if config.roles.contains(&Role::Master) {
         let is_ready = Arc::new(AtomicBool::new(false));
-        let is_slow = Arc::new(AtomicBool::new(false));
-        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&is_slow))?;
-        crate::etcd::slow::look_out(&config, &is_slow, channel)?;
+        let beside = Arc::new(Beside::default());
+        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&beside))?;
+        crate::etcd::slow::look_out(&config, &beside, channel)?;
         let own = Arc::clone(&config);
         forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
         let own = Arc::clone(&config);
         forever("the cluster's objects", move || apply::see_to_it(&own, channel));
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
-        if !config.roles.contains(&Role::Etcd) {
+        if config.roles.contains(&Role::Etcd) {
+            let own = Arc::clone(&config);
+            forever("clients that had better leave", move || shed::watch(&own, &beside, channel));
+        } else {
             crate::etcd::gone::look_out(&config, channel);
         }
     }

@@ -1,5 +1,6 @@
 //! Three masters with stacked etcd, two load balancers and a worker, all from cold at once: every node is Ready, services
-//! work from each of them, the worker knows the API by the virtual IP only, and one master may go.
+//! work from each of them, the worker knows the API by the virtual IP only, one master may go, and one that hears no other keeps
+//! no clients.
 
 use qemu_tests::cluster::Cluster;
 use qemu_tests::kubectl::{Kubectl, program, template, workload};
@@ -71,6 +72,21 @@ fn six_nodes_from_cold_and_one_master_less() {
     kubectl.ok(&["create", "configmap", "written-by-two"]);
     cluster.ok(&["start", "master-2", "--no-wait"]);
     cluster.wait_for("master-2", "it is ready again", Duration::from_secs(120), |n| n["state"] == "ready");
+    assert_eq!(kubectl.ready_nodes().expect("the nodes"), NODES);
+
+    // One that hears no other master has an etcd that answers nothing: whoever is connected to it goes to another one.
+    let says = |word: &str| {
+        kubectl.until(word, SOON, || {
+            let log = cluster.ok(&["logs", "master-1"]);
+            if log.contains(word) { Ok(()) } else { Err(format!("master-1 says:\n{log}")) }
+        });
+    };
+    cluster.ok(&["divide", "master-1", "master-2,master-3"]);
+    says("etcd of this node has no leader: new clients are sent elsewhere");
+    says("connections of clients are ended");
+    kubectl.until("the API goes on", SOON, || kubectl.run(&["get", "pods"]));
+    cluster.ok(&["heal"]);
+    says("etcd of this node is as quick as others again");
     assert_eq!(kubectl.ready_nodes().expect("the nodes"), NODES);
 }
 

@@ -89,9 +89,23 @@ fn one_that_has_no_leader_while_another_has_is_left_at_once() {
 fn a_master_with_a_member_of_its_own_weighs_that_one_only() {
     let mut watch = Watch::of(3, Some(2));
     assert!(run(&mut watch, 0, &[[5, 400, 5]; 9]).is_empty());
-    assert_eq!(run(&mut watch, 9, &[[5, 400, 90]; 9]), [(11, 2, true)]);
+    assert!(run(&mut watch, 9, &[[5, 400, 90]; 9]).is_empty(), "another one is slow");
+    assert!(run(&mut watch, 18, &[[8, 70, 82]; 20]).is_empty(), "both are late who ask the leader: machines are busy");
+    assert_eq!(run(&mut watch, 38, &[[5, 9, 90]; 5]), [(40, 2, true)]);
     // It was another one that led, and was slow.
-    assert_eq!(run(&mut watch, 18, &[[5, 400, 9]; 9]), [(21, 1, false)]);
+    assert_eq!(run(&mut watch, 43, &[[5, 400, 9]; 9]), [(46, 1, false)]);
+    assert_eq!(run(&mut watch, 52, &[[5, 0, 90]; 5]), [(54, 2, true)], "one is not there");
+}
+
+#[test]
+fn a_master_whose_own_member_has_no_leader_asks_nobody_else() {
+    let mut watch = Watch::of(3, Some(2));
+    run(&mut watch, 0, &[[5, 6, 4]; 10]);
+    assert_eq!(run(&mut watch, 10, &[[0, 0, NONE]; 9]), [(11, 2, true)], "it is cut off from the others");
+    assert_eq!(run(&mut watch, 19, &[[5, 6, 4]; 9]), [(19, 2, false)]);
+    assert_eq!(run(&mut watch, 28, &[[NONE; 3]; 3]), [(29, 2, true)], "none has one");
+    assert_eq!(run(&mut watch, 31, &[[5, 6, 4]; 9]), [(31, 2, false)], "all are back at once");
+    assert!(run(&mut watch, 40, &[[NONE; 3], [5, 6, 4]]).is_empty(), "an election");
 }
 
 /// What a member's end may do, a connection for each question.
@@ -149,7 +163,7 @@ fn what_comes_of_a_question() {
                     let _ = stream.read(&mut [0; 1024]);
                 }
             });
-            let seen = match look(&member, was_leaderless) {
+            let seen = match look(&member, PATIENCE, was_leaderless) {
                 Look::Took(took) if took < PATIENCE => quick,
                 other => other,
             };
