@@ -157,6 +157,8 @@ use Whom::{All, Controllers, Holder, Leader};
 
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
 const NOTICED: Step = Calm(4000);
+/// ... and for clients that are connected to have been led elsewhere (agent/src/kube/shed.rs).
+const LED_AWAY: Step = Calm(8000);
 /// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs), and for an agent, whom PID 1 ends
 /// (init/src/supervise/step.rs).
 const ENDED: Step = Calm(25_000);
@@ -316,7 +318,7 @@ pub(crate) const ROWS: &[Row] = &[
         "master-apart",
         "a master and the others do not hear each other",
         MASTER,
-        &[Apart(Whom::First(Role::Master), Role::Master), NOTICED, Heal],
+        &[Apart(Whom::First(Role::Master), Role::Master), LED_AWAY, Heal],
     ),
     row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
     row("bad-network", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Calm(20_000), Heal]),
