@@ -6,8 +6,11 @@
 //! only those that are there.
 //!
 //! A member that ended says so by itself, and one beside the apiserver shares its fate: nobody is asked there.
+//!
+//! Where none answers it is this node that is cut off, and its apiserver's clients are better off elsewhere (`behind.rs`).
 
 use super::Gateway;
+use super::behind::Behind;
 use super::connection::Connection;
 use crate::channel::Channel;
 use crate::net::tcp;
@@ -47,7 +50,10 @@ enum Decision {
 
 /// What was seen so far. Pure.
 #[derive(Debug)]
-struct Watch(Vec<Seen>);
+struct Watch {
+    members: Vec<Seen>,
+    cut_off: bool,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Seen {
@@ -59,16 +65,19 @@ struct Seen {
     /// Since when; while `silent` is not 0.
     since: Duration,
     answered: Option<Duration>,
+    /// So many questions since then.
+    unanswered: u32,
 }
 
 impl Watch {
     fn of(members: usize) -> Self {
-        Self(vec![Seen::default(); members])
+        Self { members: vec![Seen::default(); members], cut_off: false }
     }
 
     /// Takes what was heard of a member to a question put at `asked`, at `now`.
     fn step(&mut self, member: usize, asked: Duration, now: Duration, heard: Heard) -> Option<Decision> {
-        let seen = &mut self.0[member];
+        let seen = &mut self.members[member];
+        seen.unanswered = if heard == Heard::Answer { 0 } else { seen.unanswered + 1 };
         match heard {
             Heard::Answer => {
                 seen.answered = Some(now);
@@ -86,23 +95,31 @@ impl Watch {
                 seen.silent += 1;
                 let (long, since) = (seen.known && seen.silent >= SILENT, seen.since);
                 // Where nobody answers it is this node that is cut off, or stood still.
-                let another = self.0.iter().enumerate().any(|(i, s)| i != member && s.answered > Some(since));
+                let another = self.members.iter().enumerate().any(|(i, s)| i != member && s.answered > Some(since));
                 if !long || !another {
                     return None;
                 }
-                self.0[member] = Seen { gone: true, answered: self.0[member].answered, ..Seen::default() };
+                let Seen { answered, unanswered, .. } = self.members[member];
+                self.members[member] = Seen { gone: true, answered, unanswered, ..Seen::default() };
                 Some(Decision::LetGo)
             }
         }
     }
+
+    /// Whether this node hears no member any more, if that is new.
+    fn is_cut_off(&mut self) -> Option<bool> {
+        let was_heard = self.members.iter().any(|s| s.answered.is_some());
+        let cut_off = was_heard && self.members.iter().all(|s| s.unanswered >= SILENT);
+        (std::mem::replace(&mut self.cut_off, cut_off) != cut_off).then_some(cut_off)
+    }
 }
 
 /// Asks all members for as long as this process is there, each in a thread of its own.
-pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
+pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Channel) {
     let watch = Arc::new(Mutex::new(Watch::of(config.members.len())));
     let began = Instant::now();
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
-        let watch = Arc::clone(&watch);
+        let (watch, behind) = (Arc::clone(&watch), Arc::clone(behind));
         std::thread::spawn(move || {
             let mut member = Connection::new(|| Gateway::as_apiserver(address, PATIENCE));
             loop {
@@ -110,8 +127,13 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
                 // Certificates that are just renewed are no word of the member's.
                 let heard = member.ask(Gateway::is_there, |h| *h == Heard::Answer).unwrap_or(Heard::No);
                 let now = began.elapsed();
-                let decision = watch.lock().unwrap_or_else(PoisonError::into_inner).step(i, asked, now, heard);
-                if let Err(e) = decision.map_or(Ok(()), |d| act(d, &name, address, channel)) {
+                // Held until it is done: what another thread decides comes after it.
+                let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+                let decided = watch.step(i, asked, now, heard).map_or(Ok(()), |d| act(d, &name, address, channel));
+                let cut_off = watch.is_cut_off();
+                let told = cut_off.map_or(Ok(()), |cut_off| tell(cut_off, &behind, channel));
+                drop(watch);
+                if let Err(e) = decided.and(told) {
                     eprintln!("etcd's members: {e}");
                     std::process::exit(1);
                 }
@@ -119,6 +141,17 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
             }
         });
     }
+}
+
+fn tell(cut_off: bool, behind: &Behind, channel: Channel) -> Result<(), String> {
+    let text = if cut_off {
+        behind.set_slow(Instant::now() + Behind::LASTS);
+        "no member of etcd answers this node: new clients are sent elsewhere"
+    } else {
+        behind.set_well();
+        "etcd answers this node again"
+    };
+    channel.say(&FromAgent::Tell { text: text.into() })
 }
 
 fn act(decision: Decision, name: &str, address: IpAddr, channel: Channel) -> Result<(), String> {
@@ -162,6 +195,23 @@ mod tests {
         assert_eq!(step(0, 9000, Heard::No), None, "it starts");
         assert_eq!(step(0, 9250, Heard::Answer), Some(Decision::Back));
         assert_eq!(step(0, 9500, Heard::Answer), None);
+    }
+
+    #[test]
+    fn who_hears_no_member_any_more_is_cut_off() {
+        let mut watch = Watch::of(2);
+        let mut step = |member, at, heard| {
+            watch.step(member, ms(at), ms(at + 10), heard);
+            watch.is_cut_off()
+        };
+        let begun: Vec<_> = (0..4).flat_map(|at| [step(0, at, Heard::No), step(1, at, Heard::Nothing)]).collect();
+        assert!(begun.iter().all(Option::is_none), "none was there yet: {begun:?}");
+        assert_eq!(step(0, 100, Heard::Answer), None);
+        assert_eq!(step(0, 200, Heard::Nothing), None, "once is nothing");
+        assert_eq!(step(0, 300, Heard::No), Some(true), "there is no way to it");
+        assert_eq!(step(1, 310, Heard::Nothing), None, "that is known");
+        assert_eq!(step(1, 400, Heard::Answer), Some(false));
+        assert_eq!(step(0, 500, Heard::Answer), None);
     }
 
     #[test]
@@ -228,7 +278,7 @@ mod tests {
             let mut gone = [false; 3];
             for (at, (member, heard)) in (0_u64..).zip(heard) {
                 let heard = [Heard::Answer, Heard::No, Heard::Nothing][usize::from(heard)];
-                let last = watch.0.iter().enumerate().max_by_key(|(_, s)| s.answered).map(|(i, _)| i);
+                let last = watch.members.iter().enumerate().max_by_key(|(_, s)| s.answered).map(|(i, _)| i);
                 match watch.step(member, ms(at * 10), ms(at * 10 + 5), heard) {
                     Some(Decision::LetGo) => {
                         prop_assert!(!gone[member] && Some(member) != last);

@@ -9,12 +9,12 @@
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | who leads when the leader's disk is slow? | `lead.rs` |
 //! | who asks a member that is slow, or hears no other? | `slow.rs` |
-//! | is that the one beside this node's apiserver? | `beside.rs` |
+//! | does the etcd behind this node's apiserver do its work? | `behind.rs` |
 //! | over which connection is one asked all the time? | `connection.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
-pub(crate) mod beside;
+pub(crate) mod behind;
 mod connection;
 pub(crate) mod gone;
 pub(crate) mod lead;

@@ -10,7 +10,7 @@
 //! One that hears this node, but not the other members, answers an apiserver nothing, and is known sooner: it says itself that it
 //! has no leader, while another one knows what a majority knows. Of the one beside the apiserver its own word is enough.
 
-use super::beside::Beside;
+use super::behind::Behind;
 use super::connection::Connection;
 use super::{Gateway, silent};
 use crate::channel::Channel;
@@ -44,8 +44,6 @@ const TIMES: u32 = 4;
 const BACK_TIMES: u32 = 2;
 const REST: Duration = Duration::from_secs(10);
 
-/// An election is over by then, and load balancers know that new clients are to go elsewhere.
-const LASTS_LEADERLESS: Duration = Duration::from_secs(3);
 /// One that was only busy has rested by then.
 const LASTS_SLOW: Duration = Duration::from_secs(15);
 
@@ -213,7 +211,7 @@ impl Watch {
 }
 
 /// Asks all members for as long as this process is there, each in a thread of its own.
-pub(crate) fn look_out(config: &NodeConfig, beside: &Arc<Beside>, channel: Channel) -> Result<(), String> {
+pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Channel) -> Result<(), String> {
     if config.members.len() < MEMBERS {
         return Ok(());
     }
@@ -223,7 +221,7 @@ pub(crate) fn look_out(config: &NodeConfig, beside: &Arc<Beside>, channel: Chann
     let watch = Arc::new(Mutex::new(Watch::of(config.members.len(), own)));
     let began = Instant::now();
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
-        let (watch, beside) = (Arc::clone(&watch), Arc::clone(beside));
+        let (watch, behind) = (Arc::clone(&watch), Arc::clone(behind));
         std::thread::spawn(move || {
             let patience = if own == Some(i) { PATIENCE_BESIDE } else { PATIENCE };
             let mut member = Connection::new(|| Gateway::as_apiserver(address, patience));
@@ -237,7 +235,7 @@ pub(crate) fn look_out(config: &NodeConfig, beside: &Arc<Beside>, channel: Chann
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 let done = match watch.step(i, began.elapsed(), look) {
                     None => Ok(()),
-                    Some(decision) if own.is_some() => weigh(decision, &beside, channel),
+                    Some(decision) if own.is_some() => weigh(decision, &behind, channel),
                     Some(decision) => act(decision, &name, address, channel),
                 };
                 drop(watch);
@@ -254,14 +252,14 @@ pub(crate) fn look_out(config: &NodeConfig, beside: &Arc<Beside>, channel: Chann
 }
 
 /// Of the member beside this node's apiserver.
-fn weigh(decision: Decision, beside: &Beside, channel: Channel) -> Result<(), String> {
+fn weigh(decision: Decision, behind: &Behind, channel: Channel) -> Result<(), String> {
     let text = match decision {
         Decision::Leave(why) => {
-            beside.set_slow(Instant::now() + why.lasts());
+            behind.set_slow(Instant::now() + why.lasts());
             format!("etcd of this node {}: new clients are sent elsewhere", why.words())
         }
         Decision::Back => {
-            beside.set_well();
+            behind.set_well();
             "etcd of this node is as quick as others again".to_owned()
         }
     };
@@ -297,7 +295,7 @@ impl Why {
     fn lasts(self) -> Duration {
         match self {
             Self::Slow { .. } => LASTS_SLOW,
-            Self::Leaderless => LASTS_LEADERLESS,
+            Self::Leaderless => Behind::LASTS,
         }
     }
 

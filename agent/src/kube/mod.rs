@@ -29,7 +29,7 @@ mod ready;
 mod shed;
 
 use crate::channel::Channel;
-use crate::etcd::beside::Beside;
+use crate::etcd::behind::Behind;
 use contract::node::Role;
 use contract::seed::NodeSeed;
 use std::sync::Arc;
@@ -44,21 +44,20 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
     let config = Arc::new(seed.node.clone());
     if config.roles.contains(&Role::Master) {
         let is_ready = Arc::new(AtomicBool::new(false));
-        let beside = Arc::new(Beside::default());
-        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&beside))?;
-        crate::etcd::slow::look_out(&config, &beside, channel)?;
+        let behind = Arc::new(Behind::default());
+        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&behind))?;
+        crate::etcd::slow::look_out(&config, &behind, channel)?;
         let own = Arc::clone(&config);
         forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
         let own = Arc::clone(&config);
         forever("the cluster's objects", move || apply::see_to_it(&own, channel));
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
-        if config.roles.contains(&Role::Etcd) {
-            let own = Arc::clone(&config);
-            forever("clients that had better leave", move || shed::watch(&own, &beside, channel));
-        } else {
-            crate::etcd::gone::look_out(&config, channel);
+        if !config.roles.contains(&Role::Etcd) {
+            crate::etcd::gone::look_out(&config, &behind, channel);
         }
+        let own = Arc::clone(&config);
+        forever("clients that had better leave", move || shed::watch(&own, &behind, channel));
     }
     if !config.roles.contains(&Role::Master) {
         let own = Arc::clone(&config);

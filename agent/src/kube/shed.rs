@@ -1,13 +1,13 @@
 //! Clients leave an apiserver that lacks its etcd.
 //!
-//! Load balancers send new clients elsewhere as soon as the member beside an apiserver is slow or has no leader (`ready.rs`), and
-//! leave those that are connected alone, which an election must not cut. When that lasts, they are badly off: each request
-//! times out or is late, and HTTP/2 keeps the connection, as its pings are answered. So their connections are ended once another
-//! master is known to serve: it answers through the load balancers, as it will answer them.
+//! Load balancers send new clients elsewhere as soon as the etcd behind an apiserver is slow, has no leader or says nothing
+//! (`ready.rs`), and leave those that are connected alone, which an election must not cut. When that lasts, they are badly off:
+//! each request times out or is late, and HTTP/2 keeps the connection, as its pings are answered. So their connections are ended
+//! once another master is known to serve: it answers through the load balancers, as it will answer them.
 
 use super::api::Api;
 use crate::channel::Channel;
-use crate::etcd::beside::Beside;
+use crate::etcd::behind::Behind;
 use crate::net::tcp;
 use contract::control::FromAgent;
 use contract::node::{NodeConfig, Role};
@@ -21,18 +21,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(10);
 
 /// Waits for it, and does it.
-pub(super) fn watch(config: &NodeConfig, beside: &Beside, channel: Channel) -> Result<(), String> {
+pub(super) fn watch(config: &NodeConfig, behind: &Behind, channel: Channel) -> Result<(), String> {
     if config.cluster.endpoint.is_none() {
         return Ok(());
     }
     let service = SocketAddr::new(config.node.address, API);
     let mut from = Instant::now();
     loop {
-        beside.until_clients_leave(from);
+        behind.until_clients_leave(from);
         from = Instant::now() + AGAIN;
         // Without an etcd that answers nobody says so.
         let elsewhere = Api::at_endpoint(config).and_then(|api| api.is_well("/readyz"));
-        if elsewhere.is_err() || !beside.is_slow() {
+        if elsewhere.is_err() || !behind.is_slow() {
             continue;
         }
         from = Instant::now() + REST;

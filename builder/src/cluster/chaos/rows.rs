@@ -167,6 +167,7 @@ const BAD: Step = Bad { loss: 1, delay_ms: 15, jitter_ms: 5 };
 
 const LB: &[Role] = &[Role::Lb];
 const LB_AND_MASTER: &[Role] = &[Role::Lb, Role::Master];
+const MASTER_AND_ETCD: &[Role] = &[Role::Master, Role::Etcd];
 const ETCD: &[Role] = &[Role::Etcd];
 const MASTER: &[Role] = &[Role::Master];
 const WORKER: &[Role] = &[Role::Worker];
@@ -319,6 +320,12 @@ pub(crate) const ROWS: &[Row] = &[
         "a master and the others do not hear each other",
         MASTER,
         &[Apart(Whom::First(Role::Master), Role::Master), LED_AWAY, Heal],
+    ),
+    row(
+        "master-from-etcd",
+        "a master hears no other node that is a member of etcd",
+        MASTER_AND_ETCD,
+        &[Apart(Whom::First(Role::Master), Role::Etcd), LED_AWAY, Heal],
     ),
     row("two-masters-power", "two masters lose power", MASTER, &[Kill(Whom::Two(Role::Master)), NOTICED, Start]),
     row("bad-network", "1 % loss and 15 ms +- 5 ms everywhere", &[], &[BAD, Calm(20_000), Heal]),

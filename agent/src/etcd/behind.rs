@@ -1,18 +1,22 @@
-//! Whether the member beside this node's apiserver does its work: who finds out (`slow.rs`) tells who has to know.
+//! Whether the etcd behind this node's apiserver does its work: who finds out (`slow.rs` of a member beside it, `gone.rs` of
+//! others) tells who has to know.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Where it is slow, or has no leader, the apiserver's new clients are sent elsewhere. When that lasts, those that are connected
-/// had better leave: from this moment on.
+/// Where it does not, the apiserver's new clients are sent elsewhere. When that lasts, those that are connected had better leave:
+/// from this moment on.
 #[derive(Debug, Default)]
-pub(crate) struct Beside {
+pub(crate) struct Behind {
     leave: Mutex<Option<Instant>>,
     changed: Condvar,
 }
 
-impl Beside {
-    /// It is slow; if it still is at that moment, clients had better leave.
+impl Behind {
+    /// An election is over after so long, and load balancers know that new clients are to go elsewhere.
+    pub(super) const LASTS: Duration = Duration::from_secs(3);
+
+    /// It does not, or too slowly; if it still is at that moment, clients had better leave.
     pub(super) fn set_slow(&self, leave: Instant) {
         self.set(Some(leave));
     }
@@ -27,7 +31,7 @@ impl Beside {
         self.changed.notify_all();
     }
 
-    /// Whether it is slow.
+    /// Whether it does not.
     pub(crate) fn is_slow(&self) -> bool {
         self.leave.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
@@ -52,27 +56,26 @@ impl Beside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn what_is_slow_for_a_moment_is_not_slow_for_long() {
-        let (beside, long) = (Beside::default(), Duration::from_millis(200));
+        let (behind, long) = (Behind::default(), Duration::from_millis(200));
         let began = Instant::now();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
-                beside.until_clients_leave(began);
+                behind.until_clients_leave(began);
                 Instant::now()
             });
-            beside.set_slow(began + long);
-            assert!(beside.is_slow());
-            beside.set_well();
-            assert!(!beside.is_slow());
+            behind.set_slow(began + long);
+            assert!(behind.is_slow());
+            behind.set_well();
+            assert!(!behind.is_slow());
             let again = Instant::now() + long;
-            beside.set_slow(again);
+            behind.set_slow(again);
             assert!(waits.join().expect("it waited") >= again);
         });
         let later = Instant::now() + long;
-        beside.until_clients_leave(later);
+        behind.until_clients_leave(later);
         assert!(Instant::now() >= later);
     }
 }
