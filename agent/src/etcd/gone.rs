@@ -7,11 +7,11 @@
 //!
 //! A member that ended says so by itself, and one beside the apiserver shares its fate: nobody is asked there.
 //!
-//! Where none answers it is this node that is cut off, and its apiserver's clients are better off elsewhere (`behind.rs`).
+//! Where none answers it is this node that is cut off, and its apiserver's clients are better off elsewhere (`health.rs`).
 
 use super::Gateway;
-use super::behind::Behind;
 use super::connection::Connection;
+use super::health::Health;
 use crate::channel::Channel;
 use crate::net::tcp;
 use contract::control::FromAgent;
@@ -115,11 +115,11 @@ impl Watch {
 }
 
 /// Asks all members for as long as this process is there, each in a thread of its own.
-pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Channel) {
+pub(crate) fn look_out(config: &NodeConfig, health: &Arc<Health>, channel: Channel) {
     let watch = Arc::new(Mutex::new(Watch::of(config.members.len())));
     let began = Instant::now();
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
-        let (watch, behind) = (Arc::clone(&watch), Arc::clone(behind));
+        let (watch, health) = (Arc::clone(&watch), Arc::clone(health));
         std::thread::spawn(move || {
             let mut member = Connection::new(|| Gateway::as_apiserver(address, PATIENCE));
             loop {
@@ -131,7 +131,7 @@ pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Chann
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 let decided = watch.step(i, asked, now, heard).map_or(Ok(()), |d| act(d, &name, address, channel));
                 let cut_off = watch.is_cut_off();
-                let told = cut_off.map_or(Ok(()), |cut_off| tell(cut_off, &behind, channel));
+                let told = cut_off.map_or(Ok(()), |cut_off| tell(cut_off, &health, channel));
                 drop(watch);
                 if let Err(e) = decided.and(told) {
                     eprintln!("etcd's members: {e}");
@@ -143,12 +143,12 @@ pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Chann
     }
 }
 
-fn tell(cut_off: bool, behind: &Behind, channel: Channel) -> Result<(), String> {
+fn tell(cut_off: bool, health: &Health, channel: Channel) -> Result<(), String> {
     let text = if cut_off {
-        behind.set_slow(Instant::now() + Behind::LASTS);
+        health.set_unhealthy(Instant::now() + Health::LASTS);
         "no member of etcd answers this node: new clients are sent elsewhere"
     } else {
-        behind.set_well();
+        health.set_healthy();
         "etcd answers this node again"
     };
     channel.say(&FromAgent::Tell { text: text.into() })
@@ -279,7 +279,10 @@ mod tests {
             for (at, (member, heard)) in (0_u64..).zip(heard) {
                 let heard = [Heard::Answer, Heard::No, Heard::Nothing][usize::from(heard)];
                 let last = watch.members.iter().enumerate().max_by_key(|(_, s)| s.answered).map(|(i, _)| i);
-                match watch.step(member, ms(at * 10), ms(at * 10 + 5), heard) {
+                let decision = watch.step(member, ms(at * 10), ms(at * 10 + 5), heard);
+                watch.is_cut_off();
+                prop_assert!(!watch.cut_off || heard != Heard::Answer);
+                match decision {
                     Some(Decision::LetGo) => {
                         prop_assert!(!gone[member] && Some(member) != last);
                         gone[member] = true;

@@ -9,14 +9,14 @@
 //! | does an apiserver wait for one that is gone? | `gone.rs` |
 //! | who leads when the leader's disk is slow? | `lead.rs` |
 //! | who asks a member that is slow, or hears no other? | `slow.rs` |
-//! | does the etcd behind this node's apiserver do its work? | `behind.rs` |
+//! | does the etcd behind this node's apiserver do its work? | `health.rs` |
 //! | over which connection is one asked all the time? | `connection.rs` |
 //! | which snapshots are kept? | `rotation.rs` |
 //! | how do they come and go? | `serve.rs` |
 
-pub(crate) mod behind;
 mod connection;
 pub(crate) mod gone;
+pub(crate) mod health;
 pub(crate) mod lead;
 pub(crate) mod rotation;
 pub(crate) mod serve;

@@ -10,8 +10,8 @@
 //! One that hears this node, but not the other members, answers an apiserver nothing, and is known sooner: it says itself that it
 //! has no leader, while another one knows what a majority knows. Of the one beside the apiserver its own word is enough.
 
-use super::behind::Behind;
 use super::connection::Connection;
+use super::health::Health;
 use super::{Gateway, silent};
 use crate::channel::Channel;
 use crate::net::{netlink::Netlink, tcp};
@@ -211,7 +211,7 @@ impl Watch {
 }
 
 /// Asks all members for as long as this process is there, each in a thread of its own.
-pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Channel) -> Result<(), String> {
+pub(crate) fn look_out(config: &NodeConfig, health: &Arc<Health>, channel: Channel) -> Result<(), String> {
     if config.members.len() < MEMBERS {
         return Ok(());
     }
@@ -221,7 +221,7 @@ pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Chann
     let watch = Arc::new(Mutex::new(Watch::of(config.members.len(), own)));
     let began = Instant::now();
     for (i, (name, address)) in config.members.clone().into_iter().enumerate() {
-        let (watch, behind) = (Arc::clone(&watch), Arc::clone(behind));
+        let (watch, health) = (Arc::clone(&watch), Arc::clone(health));
         std::thread::spawn(move || {
             let patience = if own == Some(i) { PATIENCE_BESIDE } else { PATIENCE };
             let mut member = Connection::new(|| Gateway::as_apiserver(address, patience));
@@ -235,7 +235,7 @@ pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Chann
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 let done = match watch.step(i, began.elapsed(), look) {
                     None => Ok(()),
-                    Some(decision) if own.is_some() => weigh(decision, &behind, channel),
+                    Some(decision) if own.is_some() => weigh(decision, &health, channel),
                     Some(decision) => act(decision, &name, address, channel),
                 };
                 drop(watch);
@@ -252,14 +252,14 @@ pub(crate) fn look_out(config: &NodeConfig, behind: &Arc<Behind>, channel: Chann
 }
 
 /// Of the member beside this node's apiserver.
-fn weigh(decision: Decision, behind: &Behind, channel: Channel) -> Result<(), String> {
+fn weigh(decision: Decision, health: &Health, channel: Channel) -> Result<(), String> {
     let text = match decision {
         Decision::Leave(why) => {
-            behind.set_slow(Instant::now() + why.lasts());
+            health.set_unhealthy(Instant::now() + why.lasts());
             format!("etcd of this node {}: new clients are sent elsewhere", why.words())
         }
         Decision::Back => {
-            behind.set_well();
+            health.set_healthy();
             "etcd of this node is as quick as others again".to_owned()
         }
     };
@@ -295,7 +295,7 @@ impl Why {
     fn lasts(self) -> Duration {
         match self {
             Self::Slow { .. } => LASTS_SLOW,
-            Self::Leaderless => Behind::LASTS,
+            Self::Leaderless => Health::LASTS,
         }
     }
 

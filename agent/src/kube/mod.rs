@@ -29,7 +29,7 @@ mod ready;
 mod shed;
 
 use crate::channel::Channel;
-use crate::etcd::behind::Behind;
+use crate::etcd::health::Health;
 use contract::node::Role;
 use contract::seed::NodeSeed;
 use std::sync::Arc;
@@ -44,9 +44,9 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
     let config = Arc::new(seed.node.clone());
     if config.roles.contains(&Role::Master) {
         let is_ready = Arc::new(AtomicBool::new(false));
-        let behind = Arc::new(Behind::default());
-        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&behind))?;
-        crate::etcd::slow::look_out(&config, &behind, channel)?;
+        let health = Arc::new(Health::default());
+        ready::serve(&config, Arc::clone(&is_ready), Arc::clone(&health))?;
+        crate::etcd::slow::look_out(&config, &health, channel)?;
         let own = Arc::clone(&config);
         forever("the control plane", move || control_plane::watch(&own, &is_ready, channel));
         let own = Arc::clone(&config);
@@ -54,10 +54,10 @@ pub(crate) fn look_after(seed: &NodeSeed, channel: Channel) -> Result<(), String
         let own = Arc::clone(&config);
         forever("certificates", move || approve::watch(&own, channel));
         if !config.roles.contains(&Role::Etcd) {
-            crate::etcd::gone::look_out(&config, &behind, channel);
+            crate::etcd::gone::look_out(&config, &health, channel);
         }
         let own = Arc::clone(&config);
-        forever("clients that had better leave", move || shed::watch(&own, &behind, channel));
+        forever("clients that had better leave", move || shed::watch(&own, &health, channel));
     }
     if !config.roles.contains(&Role::Master) {
         let own = Arc::clone(&config);

@@ -7,7 +7,7 @@
 
 use super::api::Api;
 use crate::channel::Channel;
-use crate::etcd::behind::Behind;
+use crate::etcd::health::Health;
 use crate::net::tcp;
 use contract::control::FromAgent;
 use contract::node::{NodeConfig, Role};
@@ -21,18 +21,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(10);
 
 /// Waits for it, and does it.
-pub(super) fn watch(config: &NodeConfig, behind: &Behind, channel: Channel) -> Result<(), String> {
+pub(super) fn watch(config: &NodeConfig, health: &Health, channel: Channel) -> Result<(), String> {
     if config.cluster.endpoint.is_none() {
         return Ok(());
     }
     let service = SocketAddr::new(config.node.address, API);
     let mut from = Instant::now();
     loop {
-        behind.until_clients_leave(from);
+        health.until_clients_leave(from);
         from = Instant::now() + AGAIN;
         // Without an etcd that answers nobody says so.
         let elsewhere = Api::at_endpoint(config).and_then(|api| api.is_well("/readyz"));
-        if elsewhere.is_err() || !behind.is_slow() {
+        if elsewhere.is_err() || health.is_healthy() {
             continue;
         }
         from = Instant::now() + REST;

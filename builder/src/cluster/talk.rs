@@ -155,12 +155,16 @@ fn program(spec: &Spec, component: &str, name: &str) -> Result<PathBuf> {
         let digest = parts.get(name).with_context(|| format!("{component} has no {name}"))?;
         take(&store, digest, &own)
     };
-    if taken().is_ok() || own.exists() {
-        return Ok(own);
-    }
+    let why = match taken() {
+        Ok(()) => return Ok(own),
+        Err(_) if own.exists() => return Ok(own),
+        Err(why) => why,
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|f| f.is_file());
-    found.with_context(|| format!("no {name}: neither built here (`quorate image build`) nor on the PATH"))
+    found.with_context(|| {
+        format!("no {name}: {why:#}, and none on the PATH; hint: `quorate image build` from the repository")
+    })
 }
 
 /// Makes `own` the program with this digest, unless it is: what was taken before may be of another version.

@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 /// Where it does not, the apiserver's new clients are sent elsewhere. When that lasts, those that are connected had better leave:
 /// from this moment on.
 #[derive(Debug, Default)]
-pub(crate) struct Behind {
+pub(crate) struct Health {
     leave: Mutex<Option<Instant>>,
     changed: Condvar,
 }
 
-impl Behind {
+impl Health {
     /// An election is over after so long, and load balancers know that new clients are to go elsewhere.
     pub(super) const LASTS: Duration = Duration::from_secs(3);
 
     /// It does not, or too slowly; if it still is at that moment, clients had better leave.
-    pub(super) fn set_slow(&self, leave: Instant) {
+    pub(super) fn set_unhealthy(&self, leave: Instant) {
         self.set(Some(leave));
     }
 
     /// It does its work.
-    pub(super) fn set_well(&self) {
+    pub(super) fn set_healthy(&self) {
         self.set(None);
     }
 
@@ -31,9 +31,9 @@ impl Behind {
         self.changed.notify_all();
     }
 
-    /// Whether it does not.
-    pub(crate) fn is_slow(&self) -> bool {
-        self.leave.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// Whether it does.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.leave.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Waits until clients had better leave, and not before a moment. There is no bound: it may be well for years.
@@ -58,24 +58,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_slow_for_a_moment_is_not_slow_for_long() {
-        let (behind, long) = (Behind::default(), Duration::from_millis(200));
+    fn what_ails_for_a_moment_does_not_send_clients_away() {
+        let (health, long) = (Health::default(), Duration::from_millis(200));
         let began = Instant::now();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
-                behind.until_clients_leave(began);
+                health.until_clients_leave(began);
                 Instant::now()
             });
-            behind.set_slow(began + long);
-            assert!(behind.is_slow());
-            behind.set_well();
-            assert!(!behind.is_slow());
+            health.set_unhealthy(began + long);
+            assert!(!health.is_healthy());
+            health.set_healthy();
+            assert!(health.is_healthy());
             let again = Instant::now() + long;
-            behind.set_slow(again);
+            health.set_unhealthy(again);
             assert!(waits.join().expect("it waited") >= again);
         });
         let later = Instant::now() + long;
-        behind.until_clients_leave(later);
+        health.until_clients_leave(later);
         assert!(Instant::now() >= later);
     }
 }
