@@ -9,6 +9,13 @@ pub const CONNECT_MS: u32 = 200;
 /// master can take its clients.
 pub const SETTLED_MS: u32 = 220;
 const _: () = assert!(SETTLED_MS > CONNECT_MS);
+/// A server is down when so many of its checks failed one after the other ...
+pub const FALL: u32 = 2;
+/// ... and up again when so many succeeded.
+pub const RISE: u32 = 2;
+/// What HAProxy counts a server's health up to (`srv_check_health` of `show servers state`, its management guide, 9.3): it is
+/// there when its last check succeeded, and one less for each that failed since.
+pub const SOUND: u32 = RISE + FALL - 1;
 /// Connections to the virtual IP may go on for so long on a load balancer that gave it up, or that stops. New ones go to its
 /// new holder; those of an external load balancer finish what they are about.
 pub const DRAIN_MS: u32 = 3000;

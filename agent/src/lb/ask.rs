@@ -1,6 +1,6 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer which servers are up. And the words to it: that a server is down, and that its
-//! connections are to be cut.
+//! tells that HAProxy does not hang, and the answer which servers are up. A question to its command line: which of them passed
+//! their last check. And the words to it: that a server is down, and that its connections are to be cut.
 
 use super::watch::Masters;
 use crate::hung::{Silence, local};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// It answers within a millisecond; a node that is busy may be late.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// An answer is some two hundred bytes.
-const ANSWER_MAX: u64 = 4096;
+/// An answer is some two hundred bytes, or that much for each server.
+const ANSWER_MAX: u64 = 16 << 10;
 
 /// Cuts the connections to a server.
 pub(super) fn cut(server: &str) -> Result<(), String> {
@@ -26,32 +26,57 @@ pub(super) fn mark_down(server: &str) -> Result<(), String> {
 
 /// A command (HAProxy's management guide, 9.3) whose answer is an empty line.
 fn tell(command: &str) -> Result<(), String> {
-    let told = || -> std::io::Result<String> {
-        let mut stream = local(&format!("{LB}/sock/stats"), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("{command}\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    match told() {
+    match command_line(command) {
         Ok(answer) if answer.trim().is_empty() => Ok(()),
         Ok(answer) => Err(answer.trim().to_owned()),
         Err(e) => Err(e.to_string()),
     }
 }
 
-/// Asks which of so many servers are up.
-pub(super) fn haproxy(servers: usize) -> Result<Masters, Silence> {
+fn command_line(command: &str) -> std::io::Result<String> {
+    let mut stream = local(&format!("{LB}/sock/stats"), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("{command}\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Asks which of these servers are up ([`contract::lb::servers`]), and where one is not, which of the others are sound.
+pub(super) fn haproxy(servers: &[String]) -> Result<Masters, Silence> {
     let stream = local(&format!("{LB}/sock/health"), PATIENCE);
     let stream = stream.map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
         _ => Silence::Mute(e.to_string()),
     })?;
-    answer(stream, servers).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))
+    let up = answer(stream, servers.len()).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))?;
+    let (alive, ready) = (&up[..servers.len() / 2], &servers[..servers.len() / 2]);
+    // Nobody asks for more where all are well.
+    let sound = if alive.contains(&false) { sound(ready) } else { alive.to_vec() };
+    Ok(Masters { up, sound })
 }
 
-fn answer(mut stream: UnixStream, servers: usize) -> Result<Masters, String> {
+/// None is where HAProxy does not tell: what cannot be known is not acted upon.
+fn sound(ready: &[String]) -> Vec<bool> {
+    let state = command_line(&format!("show servers state {}", contract::lb::BACKENDS[0])).unwrap_or_default();
+    ready.iter().map(|server| health(&state, server) == Some(contract::lb::SOUND)).collect()
+}
+
+/// Of a server, `BACKEND/NAME`: a line with the format's version, one with the columns' names after a `#`, and one for each
+/// server (the management guide, 9.3, "show servers state").
+fn health(state: &str, server: &str) -> Option<u32> {
+    let mut lines = state.lines().skip(1);
+    let columns: Vec<&str> = lines.next()?.strip_prefix('#')?.split_whitespace().collect();
+    let at = |name: &str| columns.iter().position(|c| *c == name);
+    let (backend, name, health) = (at("be_name")?, at("srv_name")?, at("srv_check_health")?);
+    lines.find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let its = server.split_once('/') == Some((words.get(backend)?, words.get(name)?));
+        if its { words.get(health)?.parse().ok() } else { None }
+    })
+}
+
+fn answer(mut stream: UnixStream, servers: usize) -> Result<Vec<bool>, String> {
     let mut text = String::new();
     let bound = |left: Duration| left.max(Duration::from_millis(1));
     let deadline = Instant::now() + PATIENCE;
@@ -73,7 +98,7 @@ fn answer(mut stream: UnixStream, servers: usize) -> Result<Masters, String> {
 }
 
 /// `HTTP/1.1 200 OK`, headers, an empty line, and 1 or 0 for each of [`contract::lb::servers`].
-fn parse(text: &str, servers: usize) -> Result<Masters, String> {
+fn parse(text: &str, servers: usize) -> Result<Vec<bool>, String> {
     let (head, body) = text.split_once("\r\n\r\n").ok_or("its answer is no HTTP")?;
     if head.split_whitespace().nth(1) != Some("200") {
         return Err(format!("it answered `{}`", head.lines().next().unwrap_or_default()));
@@ -88,7 +113,7 @@ fn parse(text: &str, servers: usize) -> Result<Masters, String> {
     if up.len() != servers {
         return Err(format!("expected {servers} servers, found {}", up.len()));
     }
-    Ok(Masters(up))
+    Ok(up)
 }
 
 #[cfg(test)]
@@ -98,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_answer() {
-        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1", 2), Ok(Masters(vec![false, true])));
+        assert_eq!(parse("HTTP/1.1 200 OK\r\na: b\r\n\r\n0 1", 2), Ok(vec![false, true]));
         let all = ["", "0", "0 1 ", "0 1 0", "0 2", "01", "0 -1"].map(|body| format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
         let good: Vec<_> = all.iter().filter(|text| parse(text, 2).is_ok()).collect();
         assert_eq!(good, [&all[2]]);
@@ -107,10 +132,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_health_of_a_server() {
+        // HAProxy 3.0.11's answer; the second server's last check failed.
+        let state = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
+                     srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state \
+                     srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl \
+                     srv_check_port srv_check_addr srv_agent_addr srv_agent_port\n\
+                     2 ready 1 m1 127.0.0.1 2 0 1 1 2 15 3 3 6 0 0 0 - 7001 - 0 0 - - 0\n\
+                     2 ready 2 m2 127.0.0.1 2 0 1 1 2 15 2 2 6 0 0 0 - 7002 - 0 0 - - 0\n\n";
+        assert_eq!(health(state, "ready/m1"), Some(contract::lb::SOUND));
+        assert_eq!(health(state, "ready/m2"), Some(contract::lb::SOUND - 1));
+        for strange in ["ready/m3", "started/m1", "m1", ""] {
+            assert_eq!(health(state, strange), None, "{strange}");
+        }
+        assert_eq!(health("Permission denied\n", "ready/m1"), None);
+        assert_eq!(health("1\n# be_name srv_name\nready m1\n", "ready/m1"), None);
+    }
+
     proptest! {
         #[test]
         fn never_panics(text in ".{0,300}") {
             let _ = parse(&text, 2);
+            let _ = health(&text, "ready/a");
+        }
+
+        #[test]
+        fn nor_with_columns(text in "1\n#( be_name| srv_name| srv_check_health| a){0,5}\n([a 1]{0,9}\n){0,4}") {
+            let _ = health(&text, "a/a");
         }
     }
 }

@@ -47,8 +47,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
         keepalived::look_out(config, &link, channel);
     }
     let servers = contract::lb::servers(config);
-    let count = servers.len();
-    let mut watch = Watch::of(servers);
+    let mut watch = Watch::of(servers.clone());
     let began = Instant::now();
     let mut next = began;
     let mut held = None;
@@ -74,7 +73,7 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
         }
         if Instant::now() >= next {
-            for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy(count)) {
+            for decision in watch.step(began.elapsed(), held == Some(true), ask::haproxy(&servers)) {
                 act(decision, vip, channel)?;
             }
             next = Instant::now() + watch.patience(began.elapsed());

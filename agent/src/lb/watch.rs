@@ -35,9 +35,14 @@ const STEADY: Duration = Duration::from_secs(1);
 /// Where no other master could take its clients, one that is busy is not told from one that is dead before so long.
 const ALONE: Duration = Duration::from_secs(5);
 
-/// What HAProxy answered: whether each server is up, in the order of [`contract::lb::servers`].
+/// What HAProxy answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Masters(pub(crate) Vec<bool>);
+pub(crate) struct Masters {
+    /// Whether each server is up, in the order of [`contract::lb::servers`].
+    pub(crate) up: Vec<bool>,
+    /// Whether each master's last check succeeded.
+    pub(crate) sound: Vec<bool>,
+}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,17 +102,20 @@ impl Watch {
         due.min().unwrap_or(ASK).min(ASK)
     }
 
-    fn cuts(&mut self, now: Duration, up: &[bool]) -> Vec<Decision> {
+    fn cuts(&mut self, now: Duration, Masters { up, sound }: &Masters) -> Vec<Decision> {
         let masters = self.serve.len();
         let (alive, started) = up.split_at(masters);
         for (since, serves) in self.serve.iter_mut().zip(alive.iter().zip(started).map(|(a, s)| *a && *s)) {
             *since = serves.then(|| since.unwrap_or(now));
         }
         // Clients that are turned away from a master need one that answers: where all are late, one that is busy is better
-        // than none, and to lose all clients at once would make it busier.
+        // than none, and to lose all clients at once would make it busier. Those that stopped to answer in one moment are known
+        // to be down at moments that differ by 0.3 s: one fails its check in the handshake, after `CONNECT`, and another one
+        // that had just made it after `CHECK` (`init/src/roles/lb/haproxy.rs`). But each has failed its first check by then.
         let steady = |since: &Option<Duration>| since.is_some_and(|s| now.saturating_sub(s) >= STEADY);
         let serve = &self.serve;
-        let others = |master: usize| serve.iter().enumerate().any(|(m, since)| m != master && steady(since));
+        let takes = |(m, since): (usize, &Option<Duration>)| steady(since) && sound[m];
+        let others = |master: usize| serve.iter().enumerate().any(|s| s.0 != master && takes(s));
         let mut decisions = Vec::new();
         for (i, server) in self.servers.iter_mut().enumerate() {
             let master = i % masters;
@@ -132,7 +140,7 @@ impl Watch {
         let hangs = self.haproxy.step(answer.as_ref().map(drop).map_err(Clone::clone)).map(Decision::Hangs);
         match answer {
             Ok(masters) => {
-                let mut decisions = self.cuts(now, &masters.0);
+                let mut decisions = self.cuts(now, &masters);
                 decisions.extend(self.masters(now, holds, &masters));
                 decisions
             }
@@ -147,7 +155,7 @@ impl Watch {
 
     fn masters(&mut self, now: Duration, holds: bool, masters: &Masters) -> Option<Decision> {
         let hesitation = if holds { HOLDER } else { OTHERS };
-        let some = masters.0[..self.serve.len()].contains(&true);
+        let some = masters.up[..self.serve.len()].contains(&true);
         let since = match self.since {
             Some((s, since)) if s == some => since,
             _ => now,
@@ -178,7 +186,7 @@ mod tests {
 
     /// A master that is alive, or not; its last resort is late to tell.
     fn masters(alive: bool) -> Masters {
-        Masters(vec![alive, true])
+        Masters { up: vec![alive, true], sound: vec![alive] }
     }
 
     /// A holder's decisions but for cuts.
@@ -249,7 +257,11 @@ mod tests {
 
     /// What is decided at a moment, of what is up then.
     fn at(watch: &mut Watch, ms: u64, up: [u8; 4]) -> String {
-        let answer = Ok(Masters(up.map(|u| u == 1).into()));
+        sound_at(watch, ms, up, [up[0], up[1]])
+    }
+
+    fn sound_at(watch: &mut Watch, ms: u64, up: [u8; 4], sound: [u8; 2]) -> String {
+        let answer = Ok(Masters { up: up.map(|u| u == 1).into(), sound: sound.map(|s| s == 1).into() });
         let decisions = watch.step(Duration::from_millis(ms), true, answer).into_iter();
         let text = decisions.filter_map(|d| match d {
             Decision::Cut(server) => Some(format!("cut {server}")),
@@ -300,6 +312,19 @@ mod tests {
         assert_eq!(at(&mut watch, 31_000, [0, 0, 0, 0]), "");
         assert_eq!(at(&mut watch, 32_000, [0, 1, 0, 1]), "");
         assert_eq!(at(&mut watch, 33_000, [0, 1, 0, 1]), "cut ready/a, cut started/a");
+    }
+
+    #[test]
+    fn one_that_has_just_failed_a_check_takes_nobodys_clients() {
+        let mut watch = two();
+        assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
+        assert_eq!(sound_at(&mut watch, 2000, [1, 0, 1, 1], [0, 0]), "", "both are late");
+        assert_eq!(sound_at(&mut watch, 2220, [1, 0, 1, 1], [0, 0]), "");
+        assert_eq!(at(&mut watch, 2300, [0, 0, 1, 1]), "");
+        // And where it was lost on the way:
+        assert_eq!(at(&mut watch, 5000, [1, 1, 1, 1]), "");
+        assert_eq!(sound_at(&mut watch, 7000, [1, 0, 1, 1], [0, 0]), "");
+        assert_eq!(sound_at(&mut watch, 7300, [1, 0, 1, 1], [1, 0]), "cut ready/b, mark down started/b");
     }
 
     #[test]

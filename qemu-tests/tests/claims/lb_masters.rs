@@ -51,7 +51,9 @@ fn a_dead_masters_streams_are_cut_soon_and_no_others() {
     tell(&cluster, 3, "well");
     wait_served(&cluster);
 
-    let all = |word: &str| (1..=3).for_each(|m| tell(&cluster, m, word));
+    // In one moment, as they have where they wait for the same.
+    let of = &cluster;
+    let all = |word: &str| std::thread::scope(|s| (1..=3).for_each(|m| drop(s.spawn(move || tell(of, m, word)))));
     let seen = with_streams(&cluster, "all masters have too much to do", || {
         all("hang");
         // Longer than it takes to find that one is dead while others are not.

@@ -14,7 +14,7 @@
 //! closes the other side; every second time that a master was black-holed under clients, one of them hung). The agent cuts
 //! them instead, when no connection to that server can be in the making any more: `agent/src/lb/watch.rs`.
 
-use contract::lb::{CONNECT_MS, servers};
+use contract::lb::{CONNECT_MS, FALL, RISE, servers};
 use contract::node::NodeConfig;
 use contract::paths::{LB, PKI};
 use contract::ports::{API, LB_METRICS, READY};
@@ -31,7 +31,6 @@ const MAXCONN: u32 = 20_000;
 /// may be cut for that.
 const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
-const FALL: u32 = 2;
 /// The last resort's servers are asked less often: each time costs an apiserver a TLS handshake.
 const STARTED_INTER_MS: u32 = 500;
 /// Whom the last resort gives up too, nobody reaches: a master that has too much to do is late for seconds, and clients that
@@ -100,7 +99,7 @@ defaults
     timeout client {IDLE}
     timeout server {IDLE}
     timeout tunnel {IDLE}
-    default-server inter {INTER_MS}ms fastinter {FAST_INTER_MS}ms downinter {DOWN_INTER_MS}ms fall {FALL} rise 2 \
+    default-server inter {INTER_MS}ms fastinter {FAST_INTER_MS}ms downinter {DOWN_INTER_MS}ms fall {FALL} rise {RISE} \
 tcp-ut {USER_TIMEOUT_S}s
 
 frontend api
