@@ -159,6 +159,8 @@ use Whom::{All, Controllers, Holder, Leader};
 const NOTICED: Step = Calm(4000);
 /// ... and for clients that are connected to have been led elsewhere (agent/src/kube/shed.rs).
 const LED_AWAY: Step = Calm(8000);
+/// ... from a master whose own member is slow, which lasts before it counts (agent/src/etcd/slow.rs).
+const LED_AWAY_SLOWLY: Step = Calm(22_000);
 /// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs), and for an agent, whom PID 1 ends
 /// (init/src/supervise/step.rs).
 const ENDED: Step = Calm(25_000);
@@ -334,7 +336,7 @@ pub(crate) const ROWS: &[Row] = &[
         "slow-disk",
         "the disk of etcd's leader does 20 operations a second",
         ETCD,
-        &[Slow(Leader, 20), Calm(15_000), Heal],
+        &[Slow(Leader, 20), LED_AWAY_SLOWLY, Heal],
     ),
     row(
         "no-majority",
