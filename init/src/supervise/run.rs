@@ -2,18 +2,16 @@
 //! `cgroup.events`. It decides nothing: events go into [`super::step`], actions come out.
 
 use super::cgroup::{self, Group};
-use super::channel::{self, Channel, Received};
+use super::channel::Channel;
 use super::notify::Notify;
-use super::output::{Forward, Output, pipe};
-use super::spawn::{Io, Reaper, signal};
+use super::output::{Forward, Output};
+use super::spawn::{Reaper, signal};
 use super::step::{Action, Event, State, Supervisor};
 use crate::boot::clock::boottime_ms;
 use crate::boot::log;
 use crate::report::Report;
-use contract::control::{FromAgent, ShutdownKind, ToAgent};
-use contract::kube::CONTROL_PLANE;
-use contract::service::{Kills, ReloadSignal, Service, StopSignal};
-use contract::voice::ServiceSignal;
+use contract::control::ShutdownKind;
+use contract::service::{Kills, ReloadSignal, StopSignal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,7 +21,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// Messages taken from one agent, or from the notify socket, in a round: one that never stops talking must not keep PID 1 from the rest.
+/// Messages taken from the notify socket in a round: who never stops talking must not keep PID 1 from the rest.
 const MESSAGES: usize = 64;
 /// Last lines of a failed service that the console gets.
 const TAIL: usize = 5;
@@ -61,9 +59,9 @@ pub(crate) fn signals() -> nix::Result<SignalFd> {
 /// What belongs to a running process.
 #[derive(Debug)]
 pub(crate) struct Handles {
-    output: Output,
+    pub(super) output: Output,
     pub(crate) channel: Option<Channel>,
-    group: Group,
+    pub(super) group: Group,
 }
 
 /// Everything that PID 1 holds while it supervises.
@@ -76,10 +74,10 @@ pub(crate) struct World {
     pub(crate) running: BTreeMap<String, Handles>,
     /// Groups whose emptiness is waited for.
     clearing: Vec<(String, File)>,
-    notify: Notify,
+    pub(super) notify: Notify,
     /// Parent of the services' cgroups.
-    cgroups: Option<PathBuf>,
-    forward: Option<Forward>,
+    pub(super) cgroups: Option<PathBuf>,
+    pub(super) forward: Option<Forward>,
     pub(crate) events: VecDeque<Event>,
     /// How the machine ends, once it does.
     pub(crate) ending: Option<ShutdownKind>,
@@ -335,36 +333,7 @@ impl World {
         })
     }
 
-    /// The host's signal to every process of a service; the error says why there was nobody to signal.
-    fn signal_all(&mut self, service: &str, wanted: ServiceSignal) -> Result<(), String> {
-        let in_a_pod = CONTROL_PLANE.iter().any(|c| c.name == service);
-        let Some(handles) = self.running.get(service).map(Some).or_else(|| in_a_pod.then_some(None)) else {
-            return Err(format!("{service} does not run"));
-        };
-        let wanted = match wanted {
-            ServiceSignal::Kill => Signal::SIGKILL,
-            ServiceSignal::Term => Signal::SIGTERM,
-            ServiceSignal::Stop => Signal::SIGSTOP,
-            ServiceSignal::Cont => Signal::SIGCONT,
-        };
-        // What outlives a service is not the service: a container's shim in containerd's group.
-        let whole =
-            self.supervisor.entries.iter().any(|e| e.service.name == service && e.service.kills == Kills::Cgroup);
-        let pids = match handles {
-            Some(handles) if whole => handles.group.pids(),
-            Some(_) => vec![],
-            None => super::processes::of(service),
-        };
-        let pids: Vec<i32> = pids.into_iter().chain(self.reaper.pid_of(service)).collect();
-        if pids.is_empty() {
-            return Err(format!("no process of {service} is there"));
-        }
-        pids.into_iter().for_each(|pid| signal(pid, wanted));
-        log::say(&format!("{wanted} for {service}, from the host"));
-        Ok(())
-    }
-
-    fn kill(&mut self, service: &str, whole: bool) {
+    pub(super) fn kill(&mut self, service: &str, whole: bool) {
         let by_group = whole && self.running.get(service).is_some_and(|h| h.group.kill());
         if let Some(pid) = self.reaper.pid_of(service).filter(|_| !by_group) {
             signal(if whole { -pid } else { pid }, Signal::SIGKILL);
@@ -390,67 +359,6 @@ impl World {
         }
     }
 
-    fn spawn_named(&mut self, name: &str) {
-        let Some(entry) = self.supervisor.entries.iter().find(|e| e.service.name == name) else { return };
-        let service = entry.service.clone();
-        if let Err(why) = self.spawn(&service) {
-            self.events.push_back(Event::SpawnFailed { service: name.into(), why });
-        }
-    }
-
-    /// Starts the program that follows a service's end.
-    fn spawn_after(&mut self, name: &str, command: impl Fn(&Service) -> Vec<String>) {
-        let Some(entry) = self.supervisor.entries.iter().find(|e| e.service.name == name) else { return };
-        let service = Service {
-            command: command(&entry.service),
-            user: contract::users::ROOT,
-            agent: false,
-            environment_from: None,
-            ..entry.service.clone()
-        };
-        if let Err(why) = self.spawn_process(&service) {
-            self.events.push_back(Event::SpawnFailed { service: name.into(), why });
-        }
-    }
-
-    /// Starts a service's process with all that belongs to it.
-    pub(crate) fn spawn(&mut self, service: &Service) -> Result<(), String> {
-        self.spawn_process(service)?;
-        self.report.started(&service.name);
-        self.greet(&service.name);
-        Ok(())
-    }
-
-    fn spawn_process(&mut self, service: &Service) -> Result<(), String> {
-        let io_error = |what: &str| {
-            let what = what.to_owned();
-            move |e: std::io::Error| format!("{what}: {e}")
-        };
-        let mut env = vec![("NOTIFY_SOCKET".to_owned(), self.notify.path().to_owned())];
-        if let Some(path) = &service.environment_from {
-            env.extend(environment(&std::fs::read_to_string(path).map_err(io_error(path))?));
-        }
-        let group = Group::make(self.cgroups.as_deref(), &service.name, service.memory_max, service.pids_max);
-        let group = group.map_err(io_error("making its cgroup"))?;
-        let (reader, writer) = pipe().map_err(io_error("making its output"))?;
-        let (channel, theirs) = match service.agent {
-            true => channel::pair().map(|(a, b)| (Some(a), Some(b))).map_err(io_error("making its channel"))?,
-            false => (None, None),
-        };
-        let stdin = if service.name == LOG_AGENT {
-            let (forward, reader) = Forward::new().map_err(io_error("making the log's pipe"))?;
-            self.forward = Some(forward);
-            Some(reader)
-        } else {
-            None
-        };
-        let io = Io { stdin, output: writer, channel: theirs };
-        self.reaper.spawn(service, &env, io, &group).map_err(io_error(&service.command[0]))?;
-        let handles = Handles { output: Output::new(reader), channel, group };
-        self.running.insert(service.name.clone(), handles);
-        Ok(())
-    }
-
     fn read_output(&mut self, name: &str) {
         let Some(handles) = self.running.get_mut(name) else { return };
         let lines = handles.output.read();
@@ -462,62 +370,6 @@ impl World {
         }
     }
 
-    fn read_channel(&mut self, name: &str) {
-        for _ in 0..MESSAGES {
-            let Some(channel) = self.running.get(name).and_then(|h| h.channel.as_ref()) else { return };
-            match channel.receive() {
-                Received::Message(message) if may_say(name, &message) => self.heard(name, *message),
-                Received::Message(message) => self.misbehaved(name, &format!("said {message:?}")),
-                Received::Garbage(why) => self.misbehaved(name, &format!("said what is no message: {why}")),
-                Received::Nothing => return,
-                Received::Closed => {
-                    if let Some(h) = self.running.get_mut(name) {
-                        h.channel = None;
-                    }
-                }
-            }
-        }
-    }
-
-    fn misbehaved(&mut self, name: &str, what: &str) {
-        self.report.notice("error", &format!("the agent {name} {what}: it is ended"));
-        if let Some(h) = self.running.get_mut(name) {
-            h.channel = None;
-        }
-        self.kill(name, true);
-    }
-
-    fn tell_agents(&self, service: &str, ready: bool) {
-        let message = ToAgent::Service { name: service.into(), ready };
-        // Only the agent that looks after the node's services asks for this.
-        if let Some(channel) = self.running.get(NODE_AGENT).and_then(|h| h.channel.as_ref()) {
-            channel.send(&message);
-        }
-    }
-
-    /// What an agent said that is not about seeds.
-    fn heard(&mut self, name: &str, message: FromAgent) {
-        match message {
-            FromAgent::Done { condition } => self.events.push_back(Event::Done { condition }),
-            FromAgent::Notice { text } => self.report.notice("warning", &format!("{name}: {text}")),
-            FromAgent::Tell { text } => log::say(&format!("{name}: {text}")),
-            FromAgent::Signal { service, signal } => {
-                let problem = self.signal_all(&service, signal).err();
-                if let Some(channel) = self.running.get(name).and_then(|h| h.channel.as_ref()) {
-                    channel.send(&ToAgent::Signalled { problem });
-                }
-            }
-            FromAgent::Clock { seconds } => crate::boot::clock::step(seconds),
-            FromAgent::Replan => self.replan(),
-            FromAgent::Fault { service, why } => self.events.push_back(Event::Fault { service, why }),
-            FromAgent::Shutdown { kind, why } => self.shut_down(kind, &why),
-            FromAgent::Module { modalias } => self.load_module(&modalias),
-            FromAgent::Media { .. } => self.look_again(),
-            FromAgent::Seed { seed } => self.seed_found(*seed),
-            FromAgent::NoSeed { why } => self.no_seed(why),
-        }
-    }
-
     /// Whether a service's process runs.
     pub(crate) fn is_up(&self, name: &str) -> bool {
         self.supervisor.entries.iter().any(|e| e.service.name == name && matches!(e.state, State::Running { .. }))
@@ -525,24 +377,4 @@ impl World {
 }
 
 /// The agent that writes logs.
-const LOG_AGENT: &str = "log";
-/// The agent that looks after the node.
-const NODE_AGENT: &str = "node";
-
-/// Who may say what: an agent that parses foreign bytes must not be able to end the machine.
-fn may_say(name: &str, message: &FromAgent) -> bool {
-    match message {
-        FromAgent::Notice { .. } | FromAgent::Tell { .. } => true,
-        FromAgent::Signal { .. } | FromAgent::Clock { .. } | FromAgent::Replan => name == "devices",
-        FromAgent::Seed { .. } | FromAgent::NoSeed { .. } => name == "metadata",
-        FromAgent::Module { .. } | FromAgent::Media { .. } => name == "devices",
-        FromAgent::Shutdown { .. } => name == "devices" || name == NODE_AGENT,
-        FromAgent::Done { condition } if condition == contract::control::condition::ADDRESS => name == "network",
-        FromAgent::Done { .. } | FromAgent::Fault { .. } => name == NODE_AGENT,
-    }
-}
-
-/// Lines of `KEY=VALUE`; what is none is left out.
-fn environment(text: &str) -> Vec<(String, String)> {
-    text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
-}
+pub(super) const LOG_AGENT: &str = "log";
