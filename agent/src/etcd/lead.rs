@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// Nothing tells that a disk got slow: the member on this node is asked this often whether it leads (a millisecond of etcd's),
-/// and one that does for its metrics (six).
+/// Nothing tells that a disk got slow: the member on this node is asked this often whether it leads (a millisecond of etcd's), and
+/// one that does for its metrics (six), which tell that, too.
 const LOOK: Duration = Duration::from_secs(1);
 /// ... and this often from the first late write on.
 const CLOSER: Duration = Duration::from_millis(250);
@@ -30,6 +30,7 @@ const BOUND_MS: f64 = 32.0;
 /// What stays as it is is told again this late.
 const AGAIN: Duration = Duration::from_secs(3600);
 const SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds";
+const LEADS: &str = "etcd_server_is_leader";
 
 /// A member's writes since it started: how many, how many of them took longer than [`BOUND`], and how long all took.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -42,10 +43,7 @@ struct Syncs {
 impl Syncs {
     /// Of Prometheus' text format; numbers are floats there, as Go prints them. An error names what is missing.
     fn read(text: &str) -> Result<Self, String> {
-        let value = |name: String| -> Result<f64, String> {
-            let value = text.lines().find_map(|l| l.strip_prefix(&name)?.strip_prefix(' ')?.trim().parse::<f64>().ok());
-            value.filter(|v| *v >= 0.0).ok_or_else(|| format!("etcd's metrics have no number `{name}`"))
-        };
+        let value = |name: String| value(text, &name);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count; others saturate")]
         let count = |name| value(name).map(|v| v as u64);
         let all = count(format!("{SYNCS}_count"))?;
@@ -67,6 +65,12 @@ impl Syncs {
     fn mean_ms(&self) -> f64 {
         if self.all == 0 { 0.0 } else { self.ms / self.all as f64 }
     }
+}
+
+/// A number in Prometheus' text format.
+fn value(text: &str, name: &str) -> Result<f64, String> {
+    let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse::<f64>().ok());
+    value.filter(|v| *v >= 0.0).ok_or_else(|| format!("etcd's metrics have no number `{name}`"))
 }
 
 /// What is to be done after a look.
@@ -151,12 +155,16 @@ pub(crate) fn look_out(config: &NodeConfig, channel: Channel) {
     });
 }
 
-/// The writes of a member, if it leads.
-fn writes_of_leader(member: &Gateway) -> Result<Option<Result<Syncs, String>>, String> {
-    match member.status()?.is_leader() {
-        true => member.metrics().map(|text| Some(Syncs::read(&text))).map_err(|e| e.to_string()),
-        false => Ok(None),
+/// The writes of a member, if it leads. One that led in the last look is asked for its metrics only: the version of its storage,
+/// which is a part of its status, waits while a commit is on its way to the disk (server/storage/backend/batch_tx.go), so that a
+/// slow one was known for slow after 2 to 5 seconds, as its commits left it time to answer.
+fn writes_of_leader(member: &Gateway, led: bool) -> Result<Option<Result<Syncs, String>>, String> {
+    if !led && !member.status()?.is_leader() {
+        return Ok(None);
     }
+    let text = member.metrics().map_err(|e| e.to_string())?;
+    let leads = value(&text, LEADS).map(|v| v > 0.0);
+    Ok(leads.and_then(|leads| leads.then(|| Syncs::read(&text)).transpose()).transpose())
 }
 
 struct Lookout<O> {
@@ -173,7 +181,8 @@ struct Lookout<O> {
 impl<O: Fn() -> Result<Gateway, String>> Lookout<O> {
     /// One look, and what follows; answers how long until the next.
     fn once(&mut self) -> Result<Duration, String> {
-        let own = match self.local.ask(writes_of_leader, Result::is_ok) {
+        let led = self.watch.last.is_some();
+        let own = match self.local.ask(|m| writes_of_leader(m, led), Result::is_ok) {
             Some(Ok(Some(Ok(syncs)))) => Some(syncs),
             Some(Ok(Some(Err(e)))) => {
                 self.channel.notice_anew(&mut self.told, AGAIN, format!("{e}: a slow disk would go unnoticed"))?;
@@ -181,7 +190,7 @@ impl<O: Fn() -> Result<Gateway, String>> Lookout<O> {
             }
             Some(Ok(None)) => None,
             // Who waits for a disk may be late with this, too.
-            Some(Err(_)) | None => return Ok(if self.watch.suspects { CLOSER } else { LOOK }),
+            Some(Err(_)) | None => return Ok(if led { CLOSER } else { LOOK }),
         };
         match self.watch.step(own) {
             Next::Calm => {
@@ -303,6 +312,7 @@ mod tests {
         let cut = Syncs::read(&text[..text.find("0.032").expect("there")]).expect_err("truncated");
         assert!(cut.contains("_count"), "{cut}");
         assert!(Syncs::read("").is_err());
+        assert_eq!(value("# TYPE etcd_server_is_leader gauge\netcd_server_is_leader 1\n", LEADS), Ok(1.0));
     }
 
     proptest! {
