@@ -1,6 +1,6 @@
 //! haproxy.cfg (HAProxy 3.0's configuration manual).
 //!
-//! Two signals of each master, not one. *Alive* is the health check, TLS `GET /livez?exclude=etcd`: only a dead master
+//! Two signals of each master, not one. *Alive* is the health check, TLS `GET /livez` but for etcd: only a dead master
 //! loses its connections. *Ready* is the agent check, one word from the master's agent: `drain` sends new connections
 //! elsewhere and cuts none. With a single signal an election of etcd, which makes every `/readyz` fail, would cut every
 //! watch of the cluster. When none is ready, new connections go to whoever has started: backend `started`.
@@ -8,6 +8,8 @@
 //! live, before that, and then answers 403 to clients whose rights it has not read yet: of a compact cluster that lost its power
 //! at once 24 of 1389 requests, with connections as the check. It is ready long after that where three write the default roles
 //! at the same time (`rbac/bootstrap-roles`; the roles of the last boot are in etcd): there clients waited for 15 s instead of 8.
+//! `/livez` waits for that hook, too. With it one that has started was not alive for as long as it wrote, up to 11 s on busy machines,
+//! and lost the clients that it had taken in the last resort as soon as another one was ready.
 //!
 //! `on-marked-down shutdown-sessions` would cut the connections of a dead master, and is not used: it also shuts one that is
 //! only being made, and HAProxy 3.0 then forgets its client for ever (`stream_shutdown_self`: no timer is left, and nothing
@@ -49,9 +51,9 @@ const USER_TIMEOUT_S: u32 = 10;
 /// Watches are idle for hours and none may be cut for that; what is dead is found by keepalives and the user timeout.
 const IDLE: &str = "24h";
 
-/// The two checks' paths: what is left out of `/readyz` are etcd (`etcd-readiness` is a group of checks: k8s.io/apiserver,
-/// pkg/server/options/etcd.go), which all masters lose together, and the hook that only writes.
-const LIVE: &str = "/livez?exclude=etcd";
+/// The two checks' paths: what is left out are etcd (`etcd-readiness` is a group of checks: k8s.io/apiserver,
+/// pkg/server/options/etcd.go), which all masters lose together, and the hook that only writes. Whoever has started is alive.
+const LIVE: &str = "/livez?exclude=etcd&exclude=poststarthook/rbac/bootstrap-roles";
 const STARTED: &str = "/readyz?exclude=etcd&exclude=etcd-readiness&exclude=poststarthook/rbac/bootstrap-roles";
 
 /// The file.
