@@ -162,9 +162,15 @@ fn writes_of_leader(member: &Gateway, led: bool) -> Result<Option<Result<Syncs, 
     if !led && !member.status()?.is_leader() {
         return Ok(None);
     }
-    let text = member.metrics().map_err(|e| e.to_string())?;
-    let leads = value(&text, LEADS).map(|v| v > 0.0);
-    Ok(leads.and_then(|leads| leads.then(|| Syncs::read(&text)).transpose()).transpose())
+    member.metrics().map(|text| read_of_leader(&text)).map_err(|e| e.to_string())
+}
+
+/// The same, of its metrics.
+fn read_of_leader(text: &str) -> Option<Result<Syncs, String>> {
+    match value(text, LEADS) {
+        Ok(leads) => (leads > 0.0).then(|| Syncs::read(text)),
+        Err(e) => Some(Err(e)),
+    }
 }
 
 struct Lookout<O> {
@@ -312,7 +318,12 @@ mod tests {
         let cut = Syncs::read(&text[..text.find("0.032").expect("there")]).expect_err("truncated");
         assert!(cut.contains("_count"), "{cut}");
         assert!(Syncs::read("").is_err());
-        assert_eq!(value("# TYPE etcd_server_is_leader gauge\netcd_server_is_leader 1\n", LEADS), Ok(1.0));
+        let led = |leads: &str| read_of_leader(&format!("# TYPE {LEADS} gauge\n{LEADS}{leads}\n{text}"));
+        assert_eq!(led(" 1"), Some(Syncs::read(text)));
+        assert_eq!(led(" 0"), None);
+        for bad in ["", " ", " NaN", " yes", "_not 1"] {
+            assert_eq!(led(bad), Some(Err(format!("etcd's metrics have no number `{LEADS}`"))), "{bad}");
+        }
     }
 
     proptest! {

@@ -29,17 +29,13 @@ fn tell(command: &str) -> Result<(), String> {
     match command_line(command) {
         Ok(answer) if answer.trim().is_empty() => Ok(()),
         Ok(answer) => Err(answer.trim().to_owned()),
-        Err(e) => Err(e.to_string()),
+        Err(e) => Err(e),
     }
 }
 
-fn command_line(command: &str) -> std::io::Result<String> {
-    let mut stream = local(&format!("{LB}/sock/stats"), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{command}\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
-    Ok(answer)
+fn command_line(command: &str) -> Result<String, String> {
+    let stream = local(&format!("{LB}/sock/stats"), PATIENCE).map_err(|e| e.to_string())?;
+    answer(stream, &format!("{command}\n"))
 }
 
 /// Asks which of these servers are up ([`contract::lb::servers`]), and where one is not, which of the others are sound.
@@ -49,7 +45,8 @@ pub(super) fn haproxy(servers: &[String]) -> Result<Masters, Silence> {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::Absent,
         _ => Silence::Mute(e.to_string()),
     })?;
-    let up = answer(stream, servers.len()).map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))?;
+    let up = answer(stream, "GET / HTTP/1.0\r\n\r\n").and_then(|text| parse(&text, servers.len()));
+    let up = up.map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))?;
     let (alive, ready) = (&up[..servers.len() / 2], &servers[..servers.len() / 2]);
     // Nobody asks for more where all are well.
     let sound = if alive.contains(&false) { sound(ready) } else { alive.to_vec() };
@@ -76,11 +73,12 @@ fn health(state: &str, server: &str) -> Option<u32> {
     })
 }
 
-fn answer(mut stream: UnixStream, servers: usize) -> Result<Vec<bool>, String> {
+/// All of it, within [`PATIENCE`], however slowly it comes.
+fn answer(mut stream: UnixStream, question: &str) -> Result<String, String> {
     let mut text = String::new();
     let bound = |left: Duration| left.max(Duration::from_millis(1));
     let deadline = Instant::now() + PATIENCE;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
+    stream.write_all(question.as_bytes()).map_err(|e| e.to_string())?;
     let mut buffer = [0; 512];
     while text.len() as u64 <= ANSWER_MAX {
         let left = bound(deadline.saturating_duration_since(Instant::now()));
@@ -94,7 +92,7 @@ fn answer(mut stream: UnixStream, servers: usize) -> Result<Vec<bool>, String> {
             return Err("it did not answer in time".into());
         }
     }
-    parse(&text, servers)
+    Ok(text)
 }
 
 /// `HTTP/1.1 200 OK`, headers, an empty line, and 1 or 0 for each of [`contract::lb::servers`].

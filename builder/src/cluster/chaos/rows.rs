@@ -159,7 +159,7 @@ use Whom::{All, Controllers, Holder, Leader};
 const NOTICED: Step = Calm(4000);
 /// ... and for clients that are connected to have been led elsewhere (agent/src/kube/shed.rs).
 const LED_AWAY: Step = Calm(8000);
-/// ... from a master whose own member is slow, which lasts before it counts (agent/src/etcd/slow.rs).
+/// ... from a master whose own member has been slow for 15 s (agent/src/etcd/slow.rs).
 const LED_AWAY_SLOWLY: Step = Calm(22_000);
 /// Long enough for a program that hangs to be asked thrice, ended, and back (agent/src/hung.rs), and for an agent, whom PID 1 ends
 /// (init/src/supervise/step.rs).
