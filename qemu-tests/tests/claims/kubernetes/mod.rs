@@ -140,6 +140,7 @@ fn what_people_do() {
     assert!(answer.starts_with("from its own image from own-"), "{answer}");
 
     aggregates(&cluster, &kubectl);
+    audits(&kubectl);
 
     // The issuer's discovery, and who may not read whose secrets.
     assert!(kubectl.ok(&["get", "--raw", "/openid/v1/jwks"]).contains("\"ES256\""));
@@ -179,6 +180,26 @@ fn aggregates(cluster: &Cluster, kubectl: &Kubectl) {
     let answer = kubectl.until("the aggregated API", SOON, || kubectl.run(&["get", "--raw", "/apis/example.org/v1"]));
     assert!(answer.contains("\"things\""), "{answer}");
     kubectl.ok(&["delete", "apiservice", "v1.example.org"]);
+}
+
+/// Who did what is written down, once; the questions whether all is well, twenty a second, are not.
+fn audits(kubectl: &Kubectl) {
+    kubectl.ok(&["get", "--raw", "/livez"]);
+    kubectl.ok(&["create", "configmap", "audited"]);
+    let log = kubectl.ok(&["get", "--raw", "/api/v1/nodes/node-1/proxy/logs/kubernetes/audit/audit.log"]);
+    let of = |what: &str| log.lines().filter(|l| l.contains(what)).collect::<Vec<_>>();
+    let made = of("\"objectRef\":{\"resource\":\"configmaps\",\"namespace\":\"default\",\"name\":\"audited\"");
+    assert!(
+        matches!(made[..], [one] if one.contains("\"verb\":\"create\"") && one.contains("ResponseComplete")),
+        "{made:#?}"
+    );
+    let is_noise = |l: &&str| {
+        let asked = ["/livez", "/readyz"].iter().any(|p| l.contains(&format!("\"requestURI\":\"{p}")));
+        asked || (l.contains("\"verb\":\"update\"") && l.contains("\"resource\":\"leases\""))
+    };
+    let noise: Vec<_> = log.lines().filter(is_noise).collect();
+    assert!(noise.is_empty(), "{noise:#?}");
+    println!("{} requests in the audit log", log.lines().count());
 }
 
 fn port_forward(kubectl: &Kubectl) {
