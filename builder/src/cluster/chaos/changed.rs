@@ -11,13 +11,17 @@ use lab::probe::{api::Client, etcd};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What a load balancer's agent says each time that its node takes the virtual IP, and that it takes a master for dead.
 const SAID: [(&str, &str); 2] =
     [(": holds the virtual IP", "virtual IP taken"), (": its connections are cut", "a master taken for dead")];
 
-/// A question is asked so often until it is answered.
-const TRIES: usize = 4;
+/// A question is asked for so long until it is answered: what was done to the cluster may still cut a connection, and where it
+/// was just restored at a quick pace its load balancers may know no master for a moment. Guest time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// ... and so often: a connection that is refused tells nobody when another one would not be. Guest time.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Counters and moments by what they count.
 pub(super) type Counts = BTreeMap<String, String>;
@@ -25,13 +29,18 @@ pub(super) type Counts = BTreeMap<String, String>;
 /// As they stand.
 pub(super) fn counts(spec: &Spec, own: &Path, now: &Status, client: &Client) -> Result<Counts> {
     let mut all = Counts::new();
-    // Whatever was done to the cluster may still cut a connection.
+    let clock = Clock::new(now.dilation)?;
     let get = |path: &str| -> Result<Value> {
-        let mut answer = client.get(path);
-        for _ in 1..TRIES {
-            answer = answer.or_else(|_| client.get(path));
+        let deadline = Instant::now() + clock.host(PATIENCE);
+        loop {
+            match client.get(path) {
+                Ok(answer) => return Ok(serde_json::from_str(&answer)?),
+                Err(e) if Instant::now() >= deadline => {
+                    return Err(e.context(format!("asking for {path}, for {PATIENCE:?}")));
+                }
+                Err(_) => std::thread::sleep(clock.host(AGAIN)),
+            }
         }
-        Ok(serde_json::from_str(&answer?)?)
     };
     for name in ["kube-controller-manager", "kube-scheduler"] {
         let lease = get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}"))?;
@@ -51,7 +60,7 @@ pub(super) fn counts(spec: &Spec, own: &Path, now: &Status, client: &Client) -> 
         all.extend(said(&node.name, &lines));
     }
     if let Some(at) = now.etcd.values().next() {
-        let etcd = etcd::Client::new(*at, &dir_of(spec, own, "seed"), Clock::new(now.dilation)?)?;
+        let etcd = etcd::Client::new(*at, &dir_of(spec, own, "seed"), clock)?;
         all.insert("terms of etcd".into(), etcd.term().context("asking etcd for its term")?);
     }
     Ok(all)

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 /// A cluster that runs bears less than one that boots: part of the boot's host seconds per guest second.
 const RESTORED: f64 = 0.45;
-/// Nor does a cluster that hardly anybody asks need as much: part of the pace of one that is asked.
-const LITTLE: f64 = 0.3;
+/// Nor does a cluster that hardly anybody asks need as much: part of the pace of one that is asked. Of a stacked one that bears
+/// 21.6-fold: 12-fold takes 60 % of the processors, and at 8-fold load balancers take masters for dead, whose clients then come back
+/// all at once.
+const LITTLE: f64 = 0.55;
 /// A pace is tried for so long, guest time: leases are renewed in it, and some hundred requests are made.
 const TRIAL: Duration = Duration::from_secs(5);
 /// The next pace, if it was too fast ...
@@ -92,7 +94,7 @@ mod tests {
     #[test]
     fn a_row_in_which_nobody_asks_much_goes_on_more_quickly() {
         let of = |name: &str, borne| of_row(super::super::rows::named(&[name.into()]).expect("a row")[0], borne);
-        assert_eq!((of("quiet", 40.0), of("idle", 40.0), of("idle", 2.0)), (40.0, 12.0, 1.0));
+        assert_eq!((of("quiet", 40.0), of("idle", 40.0), of("idle", 2.0)), (40.0, 22.0, 1.1));
     }
 
     #[test]
