@@ -264,20 +264,22 @@ fn scheduler() -> Value {
     pod(kube::SCHEDULER, words(&scheduler_flags()), "100m", &probes, &[])
 }
 
-/// Who did what, without what was said: bodies hold secrets. Once per request, when it was answered.
+/// Who did what, without what was said: bodies hold secrets. Once per request, when it was answered; a watch is told of when it
+/// begins, too.
 ///
-/// Not that somebody asked whether the server is well, nor that those renew their leases who lead or keep a node: that is twenty
-/// to thirty requests a second, each second, and would push all else out of the log within hours.
+/// Not that somebody asked whether the server is well, nor that those renew their leases who lead or keep a node, or look whether
+/// another one did: twenty such requests a second would push all else out of the log within hours.
 fn audit_policy() -> Value {
     let leases = json!([{ "group": "coordination.k8s.io", "resources": ["leases"] }]);
+    let renewed = ["get", "update"];
     let leaders = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"];
     json!({
         "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
         "omitStages": ["RequestReceived"],
         "rules": [
             { "level": "None", "nonResourceURLs": ["/healthz*", "/livez*", "/readyz*"] },
-            { "level": "None", "users": leaders, "resources": leases },
-            { "level": "None", "userGroups": ["system:nodes"], "resources": leases },
+            { "level": "None", "users": leaders, "verbs": renewed, "resources": leases },
+            { "level": "None", "userGroups": ["system:nodes"], "verbs": renewed, "resources": leases },
             { "level": "Metadata" },
         ],
     })

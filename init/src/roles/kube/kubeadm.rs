@@ -24,10 +24,7 @@ const APISERVER: Reasons = &[
     ("audit-log-maxbackup", "an audit log, rotated"),
     ("audit-log-maxsize", "an audit log, rotated"),
     ("audit-log-path", "an audit log"),
-    (
-        "audit-policy-file",
-        "an audit log: who did what, without bodies, health checks and the leases of leaders and nodes",
-    ),
+    ("audit-policy-file", "an audit log: who did what, without bodies, health checks and renewals of leases"),
     ("authentication-config", "anonymous requests see `/livez`, `/readyz` and `/healthz`, and nothing else"),
     ("bind-address", "HAProxy has the same port on the virtual IP, perhaps on the same node"),
     ("client-ca-file", OWN_DIRECTORY),
