@@ -229,11 +229,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Divides the network: nodes of different sets do not hear each other.
-    pub fn divide(&mut self, sets: &[Vec<String>]) -> Result<()> {
-        self.switch.divide(sets)?;
+    /// Divides the network: nodes of different sets do not hear each other, or no packets of one protocol of IP's.
+    pub fn divide(&mut self, sets: &[Vec<String>], protocol: Option<u8>) -> Result<()> {
+        self.switch.divide(sets, protocol)?;
         let words: Vec<_> = sets.iter().map(|s| s.join(" ")).collect();
-        self.note("lab", &format!("divided: {}", words.join(" | ")));
+        let of = protocol.map(|p| format!(" for IP protocol {p}")).unwrap_or_default();
+        self.note("lab", &format!("divided{of}: {}", words.join(" | ")));
         Ok(())
     }
 

@@ -6,9 +6,12 @@
 //! | what follows from what was seen? | `watch.rs`, pure |
 //! | does HAProxy answer? | `ask.rs` |
 //! | who has the virtual IP? | `vip.rs` |
+//! | who tells the network where it is? | `announce.rs`, by `arp.rs` |
 //! | does another router use our id? | `stranger.rs` |
 //! | does keepalived hang? | `keepalived.rs` |
 
+mod announce;
+mod arp;
 mod ask;
 mod keepalived;
 mod stranger;
@@ -17,13 +20,14 @@ mod watch;
 
 use crate::channel::Channel;
 use crate::net::netlink::Netlink;
+use announce::Announcer;
 use contract::control::FromAgent;
 use contract::control::condition::LINK;
 use contract::node::NodeConfig;
 use contract::{paths, users};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use watch::{Decision, Watch};
@@ -37,14 +41,16 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
     // Listening comes before looking: an address that changes in between is heard of.
     let events = Netlink::open(true)?;
     let mut netlink = Netlink::open(false)?;
+    let mut announcer = None;
     if let Some(vip) = vip {
         let link = vip::link_of(&mut netlink, config.node.address)?;
-        write("link.conf", &format!("$LINK={link}\n"))?;
+        announcer = Announcer::on(&link, config, channel)?;
+        write("link.conf", &format!("$LINK={}\n", link.name))?;
         // What an agent before this one wrote: this one has seen nothing yet.
         write("masters", "0\n")?;
         channel.done(LINK)?;
         stranger::listen(config, vip, channel);
-        keepalived::look_out(config, &link, channel);
+        keepalived::look_out(config, &link.name, channel);
     }
     let servers = contract::lb::servers(config);
     let mut watch = Watch::of(servers.clone());
@@ -78,7 +84,27 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
             }
             next = Instant::now() + watch.patience(began.elapsed());
         }
-        wait(&events, kept.map_or(next, |until| until.min(next)))?;
+        let until = kept.map_or(next, |until| until.min(next));
+        match &mut announcer {
+            None => drop(wait(&[events.as_fd()], until)?),
+            Some(announcer) => {
+                announcer.is(held == Some(true), watch.serves());
+                speak(announcer, &events, until, &mut netlink)?;
+            }
+        }
+        events.drain();
+    }
+}
+
+/// Until there is something else to do.
+fn speak(announcer: &mut Announcer, events: &Netlink, until: Instant, netlink: &mut Netlink) -> Result<(), String> {
+    loop {
+        announcer.tell();
+        let until = announcer.due().map_or(until, |due| due.min(until));
+        match wait(&[events.as_fd(), announcer.as_fd()], until)? {
+            Some(1) => announcer.hear(netlink)?,
+            _ => return Ok(()),
+        }
     }
 }
 
@@ -119,14 +145,14 @@ fn write(name: &str, text: &str) -> Result<(), String> {
     crate::pki::write_file(&path, text, 0o644, users::ROOT).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn wait(events: &Netlink, until: Instant) -> Result<(), String> {
+/// Which of them has something to read, if any before this moment.
+fn wait(of: &[BorrowedFd<'_>], until: Instant) -> Result<Option<usize>, String> {
     let left = until.saturating_duration_since(Instant::now());
     let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-    let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+    let mut fds: Vec<PollFd<'_>> = of.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(e) => return Err(format!("waiting: {e}")),
+        Ok(_) => Ok(fds.iter().position(|fd| fd.any() == Some(true))),
+        Err(nix::errno::Errno::EINTR) => Ok(None),
+        Err(e) => Err(format!("waiting: {e}")),
     }
-    events.drain();
-    Ok(())
 }

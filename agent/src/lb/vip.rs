@@ -6,7 +6,7 @@
 //! network is told of the new holder only (`arp_ignore` and `arp_announce` of the image; IPv6 answers per interface by itself).
 
 use super::stranger;
-use crate::net::netlink::Netlink;
+use crate::net::netlink::{Link, Netlink};
 use contract::lb::HAND_OVER_MS;
 use contract::node::NodeConfig;
 use contract::paths;
@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 /// The index of the loopback interface, in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
 
-/// The name of the link that has an address.
-pub(super) fn link_of(netlink: &mut Netlink, address: IpAddr) -> Result<String, String> {
+/// The link that has an address.
+pub(super) fn link_of(netlink: &mut Netlink, address: IpAddr) -> Result<Link, String> {
     let found = netlink.addresses()?.into_iter().find(|(_, a)| *a == address);
     let (index, _) = found.ok_or_else(|| format!("no interface has {address}"))?;
     let link = netlink.links()?.into_iter().find(|l| l.index == index);
-    link.map(|l| l.name).ok_or_else(|| format!("the interface with {address} is gone"))
+    link.ok_or_else(|| format!("the interface with {address} is gone"))
 }
 
 /// Whether this node holds the address: it is on an interface of the network.

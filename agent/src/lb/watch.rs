@@ -95,6 +95,11 @@ impl Watch {
         Self { haproxy: hung::Watch::of(SILENT, STARTS), since: None, weight: 0, servers, serve }
     }
 
+    /// Whether this node reaches a master, as far as it weighs.
+    pub(crate) fn serves(&self) -> bool {
+        self.weight == 0
+    }
+
     /// How long until it is to be asked again.
     pub(crate) fn patience(&self, now: Duration) -> Duration {
         let due =

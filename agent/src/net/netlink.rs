@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -85,6 +86,31 @@ impl Netlink {
                 Some((a.header.index, local.or(own)?))
             })
             .collect())
+    }
+
+    /// The link's address of a neighbour that this node speaks to; none of one that it has not found.
+    pub(crate) fn neighbour(&mut self, index: u32, ip: IpAddr) -> Result<Option<Vec<u8>>, String> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(ip);
+        let answers = self
+            .request(RouteNetlinkMessage::GetNeighbour(message), NLM_F_DUMP)
+            .map_err(|e| format!("listing neighbours: {e}"))?;
+        let is_its = |a: &NeighbourAttribute| match a {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => ip == IpAddr::V4(*a),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => ip == IpAddr::V6(*a),
+            _ => false,
+        };
+        let of = |n: NeighbourMessage| {
+            let found = n.header.ifindex == index && n.attributes.iter().any(is_its);
+            n.attributes.into_iter().filter(|_| found).find_map(|a| match a {
+                NeighbourAttribute::LinkLayerAddress(a) => Some(a),
+                _ => None,
+            })
+        };
+        Ok(answers
+            .into_iter()
+            .filter_map(|a| if let RouteNetlinkMessage::NewNeighbour(n) = a { Some(n) } else { None })
+            .find_map(of))
     }
 
     /// Sets a link up.

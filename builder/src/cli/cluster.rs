@@ -201,6 +201,9 @@ here its disk goes with it."
         /// Nodes with commas between them
         #[arg(required = true, value_name = "SET")]
         sets: Vec<String>,
+        /// Only packets of this IP protocol are lost, as by a firewall: 112 is VRRP
+        #[arg(long, value_name = "NUMBER")]
+        protocol: Option<u8>,
         /// Of which cluster.
         #[command(flatten)]
         which: Which,

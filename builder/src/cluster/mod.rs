@@ -69,7 +69,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
             operate::request(which, &Request::Clock { nodes: nodes.clone(), seconds: by.0 })
         }
         Command::Cut(cut) => operate::cut(cut),
-        Command::Divide { sets, which } => operate::divide(which, sets),
+        Command::Divide { sets, protocol, which } => operate::divide(which, sets, *protocol),
         Command::SlowDisk { nodes, iops, which } => {
             operate::request(which, &Request::SlowDisk { nodes: nodes.clone(), operations: *iops })
         }

@@ -56,9 +56,9 @@ fn faults(cut: &Cut) -> Faults {
 }
 
 /// `cluster divide`.
-pub(crate) fn divide(w: &Which, sets: &[String]) -> Result<()> {
+pub(crate) fn divide(w: &Which, sets: &[String], protocol: Option<u8>) -> Result<()> {
     let sets = sets.iter().map(|s| s.split(',').map(str::to_owned).collect()).collect();
-    request(w, &Request::Divide { sets })
+    request(w, &Request::Divide { sets, protocol })
 }
 
 /// `cluster heal`.

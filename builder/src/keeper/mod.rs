@@ -54,8 +54,8 @@ pub(crate) enum Request {
     Forget { node: String },
     /// Faults of cables.
     Impair { nodes: Vec<String>, from: Faults, to: Faults },
-    /// Sets that hear themselves only.
-    Divide { sets: Vec<Vec<String>> },
+    /// Sets that hear themselves only; with a protocol of IP's, as far as it goes.
+    Divide { sets: Vec<Vec<String>>, protocol: Option<u8> },
     /// Their disks do so many operations in a second at most; 0 = no bound.
     SlowDisk { nodes: Vec<String>, operations: u32 },
     /// No faults at all.

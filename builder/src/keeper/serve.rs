@@ -172,7 +172,7 @@ impl Keeper {
                 Ok(())
             }
             Request::Impair { nodes, from, to } => c.impair(&nodes, &from, &to),
-            Request::Divide { sets } => c.divide(&sets),
+            Request::Divide { sets, protocol } => c.divide(&sets, protocol),
             Request::SlowDisk { nodes, operations } => c.slow_disks(&nodes, operations),
             Request::Heal => c.heal(),
             Request::Capture { node, out } => c.switch().capture(&node, &out),

@@ -54,6 +54,8 @@ pub(crate) struct Fabric {
     pub(crate) ports: Vec<Port>,
     /// Sets of ports that hear each other; a port in none of them hears all.
     partition: Vec<BTreeSet<usize>>,
+    /// Only packets of this IP protocol meet the partition.
+    protocol: Option<u8>,
     addresses: BTreeMap<[u8; 6], usize>,
     dice: fastrand::Rng,
 }
@@ -64,6 +66,7 @@ impl Fabric {
         Self {
             ports: Vec::new(),
             partition: Vec::new(),
+            protocol: None,
             addresses: BTreeMap::new(),
             dice: fastrand::Rng::with_seed(seed),
         }
@@ -98,13 +101,14 @@ impl Fabric {
         if source[0] & 1 == 0 && (self.addresses.len() < ADDRESSES_MAX || self.addresses.contains_key(&source)) {
             self.addresses.insert(source, from);
         }
+        let divided = self.protocol.is_none() || self.protocol == protocol(frame);
         let known = if group { None } else { self.addresses.get(&to).copied() };
         let mut deliveries = Vec::new();
         for to in 0..self.ports.len() {
             if to == from || known.is_some_and(|k| k != to) {
                 continue;
             }
-            if !self.hears(from, to) {
+            if divided && !self.hears(from, to) {
                 self.ports[to].counters.lost += 1;
                 continue;
             }
@@ -132,9 +136,9 @@ impl Fabric {
         self.ports[port].outward.faults = outward;
     }
 
-    /// Divides the ports; an empty list unites them.
-    pub(crate) fn divide(&mut self, sets: Vec<BTreeSet<usize>>) {
-        self.partition = sets;
+    /// Divides the ports; an empty list unites them. With a protocol of IP's only for packets of it.
+    pub(crate) fn divide(&mut self, sets: Vec<BTreeSet<usize>>, protocol: Option<u8>) {
+        (self.partition, self.protocol) = (sets, protocol);
     }
 
     /// Forgets who is where: the machines were exchanged.
@@ -154,6 +158,16 @@ impl Fabric {
 
 fn address(frame: &[u8], at: usize) -> Option<[u8; 6]> {
     frame.get(at..at + 6)?.try_into().ok()
+}
+
+/// The protocol of an IP packet: of IPv6 without extension headers.
+fn protocol(frame: &[u8]) -> Option<u8> {
+    let at = match frame.get(HEADER - 2..HEADER)? {
+        [0x08, 0x00] => 9,
+        [0x86, 0xdd] => 6,
+        _ => return None,
+    };
+    frame.get(HEADER + at).copied()
 }
 
 #[cfg(test)]
@@ -195,7 +209,7 @@ mod tests {
     #[test]
     fn partitions_and_one_way_cuts() {
         let mut f = fabric(4);
-        f.divide(vec![[0].into(), [1, 2].into()]);
+        f.divide(vec![[0].into(), [1, 2].into()], None);
         assert_eq!(reached(&mut f, 0, &frame(0xff, 1)), [3], "port 3 is in no set");
         assert_eq!(reached(&mut f, 1, &frame(0xff, 2)), [2, 3]);
         f.heal();
@@ -203,6 +217,21 @@ mod tests {
         assert_eq!(reached(&mut f, 0, &frame(0xff, 1)), [0; 0], "nothing comes from it");
         assert_eq!(reached(&mut f, 1, &frame(0xff, 2)), [0, 2, 3], "but it hears");
         assert_eq!(f.ports[0].counters.lost, 2, "one by the partition, one by the cut");
+    }
+
+    #[test]
+    fn one_protocol_does_not_pass() {
+        let mut f = fabric(3);
+        f.divide(vec![[0].into(), [1].into()], Some(112));
+        let mut vrrp = frame(0xff, 1);
+        vrrp[23] = 112;
+        assert_eq!(reached(&mut f, 0, &vrrp), [2]);
+        assert_eq!(reached(&mut f, 0, &frame(0xff, 1)), [1, 2], "all else passes");
+        vrrp[12..14].copy_from_slice(&[8, 6]);
+        assert_eq!(reached(&mut f, 0, &vrrp), [1, 2], "no IP");
+        vrrp[12..14].copy_from_slice(&[0x86, 0xdd]);
+        vrrp[20] = 112;
+        assert_eq!(reached(&mut f, 0, &vrrp), [2]);
     }
 
     #[test]

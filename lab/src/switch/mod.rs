@@ -124,12 +124,13 @@ impl Switch {
         Ok(())
     }
 
-    /// Divides the network: ports of different sets do not hear each other, a port in none of them hears all.
-    pub fn divide(&self, sets: &[Vec<String>]) -> Result<()> {
+    /// Divides the network: ports of different sets do not hear each other, a port in none of them hears all. With a protocol of
+    /// IP's only packets of it are lost, as by a firewall.
+    pub fn divide(&self, sets: &[Vec<String>], protocol: Option<u8>) -> Result<()> {
         let mut s = self.lock();
         let sets: Result<Vec<BTreeSet<usize>>> =
             sets.iter().map(|set| set.iter().map(|n| known(&s, n)).collect()).collect();
-        s.fabric.divide(sets?);
+        s.fabric.divide(sets?, protocol);
         Ok(())
     }
 

@@ -106,6 +106,35 @@ fn the_load_balancers_do_not_hear_each_other() {
     });
 }
 
+/// As a firewall does that nobody told of VRRP: both hold the address for as long as it is there. One of them tells the network
+/// so, and nobody's connection is cut.
+#[test]
+fn a_firewall_lets_vrrp_not_pass() {
+    let cluster = balanced();
+    holder(&cluster);
+    cluster.ok(&["divide", "lb-1", "lb-2", "--protocol", "112"]);
+    wait_until(&cluster, "both hold it", || holds(&cluster, "lb-1") && holds(&cluster, "lb-2"));
+    let text = "lb-1 has the virtual IP 10.77.0.10, too";
+    wait_until(&cluster, "it is said", || count(&cluster, "lb-2", text) == 1);
+    let probe = Probe::start(&cluster, 4);
+    // Several times what the one that speaks lets pass from one time to the next.
+    std::thread::sleep(cluster.clock().host(Duration::from_secs(4)));
+    cluster.ok(&["heal"]);
+    wait_holder(&cluster, "lb-1");
+    probe.more(&cluster, 40);
+    let seen = probe.stop();
+    seen.tell("no VRRP");
+    assert_eq!(seen.cut(), 0);
+
+    cluster.ok(&["divide", "lb-1", "lb-2", "--protocol", "112"]);
+    wait_until(&cluster, "it is said again", || count(&cluster, "lb-2", text) == 2);
+    // The other one waits until it has not heard it for long enough.
+    let probe = Probe::start(&cluster, 0);
+    cluster.ok(&["kill", "lb-1"]);
+    probe.more(&cluster, 80);
+    probe.stop().tell("no VRRP, and the one that speaks loses power");
+}
+
 #[test]
 fn haproxy_is_killed_hangs_and_flaps() {
     let cluster = balanced();

@@ -18,7 +18,7 @@ mod rows;
 mod timeline;
 mod watch;
 
-use super::leaders;
+use super::leaders::{self, Leaders};
 use super::machines::{image_of, snapshot_dir, state_dir};
 use super::secrets::Secrets;
 use super::seed::dir_of;
@@ -207,6 +207,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row, minutes: u32) -> Result<(measure
     let client = administrator(spec, own, &now, measure::PATIENCE)?;
     let patient = administrator(spec, own, &now, NOTICED)?;
     let before = changed::counts(spec, own, &now, &patient)?;
+    let led = leaders::ask(spec, own, &now);
     let began = Instant::now();
     let (mut last, mut noticed, mut healthy) = (began, None, Duration::ZERO);
     let mut struck = None;
@@ -217,7 +218,7 @@ fn measured(own: &Path, spec: &Spec, row: &Row, minutes: u32) -> Result<(measure
         for step in row.steps {
             match step {
                 Step::Until(notice) => {
-                    until(own, spec, &client, *notice)?;
+                    until(own, spec, &client, *notice, &led)?;
                     noticed = Some(last.elapsed());
                     mark(notice.word().into());
                 }
@@ -257,16 +258,18 @@ fn measured(own: &Path, spec: &Spec, row: &Row, minutes: u32) -> Result<(measure
     Ok((told.figures, picture))
 }
 
-/// Waits until the cluster has noticed: nobody announces it to those outside.
-fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice) -> Result<()> {
+/// Waits until the cluster, which was led so, has noticed: nobody announces it to those outside.
+fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice, led: &Leaders) -> Result<()> {
     let now = status(&spec.cluster.name)?;
     let clock = Clock::new(now.dilation)?;
     let deadline = Instant::now() + clock.host(NOTICED);
     let off: Vec<_> = now.nodes.iter().filter(|n| n.state == State::Off).map(|n| n.name.as_str()).collect();
+    // One that is off counts as none.
+    let another = |leads: Option<String>, before: &Option<String>| leads.is_some() && leads != *before;
     loop {
         let is_so = match notice {
-            // A leader that is off counts as none.
-            Notice::TakenOver => leaders::ask(spec, own, &now).controller_manager.is_some(),
+            Notice::TakenOver => another(leaders::ask(spec, own, &now).controller_manager, &led.controller_manager),
+            Notice::Scheduled => another(leaders::ask(spec, own, &now).scheduler, &led.scheduler),
             Notice::NotReady => off.iter().all(|n| measure::is_ready(client, n).is_ok_and(|r| !r)),
         };
         if is_so {
@@ -313,11 +316,12 @@ fn done(own: &Path, spec: &Spec, step: Step) -> Result<()> {
             let all = spec.nodes.iter().map(|n| n.name.clone()).collect();
             tell(name, &Request::Impair { nodes: all, from: bad.clone(), to: bad })
         }
-        Step::Apart(whom, role) => {
+        Step::Apart(whom, role) | Step::Firewall(whom, role, _) => {
             let some = nodes(whom)?;
             let with = spec.nodes.iter().filter(|n| n.roles.contains(&role) && !some.contains(&n.name));
             let others = with.map(|n| n.name.clone()).collect();
-            tell(name, &Request::Divide { sets: vec![some, others] })
+            let protocol = if let Step::Firewall(.., protocol) = step { Some(protocol) } else { None };
+            tell(name, &Request::Divide { sets: vec![some, others], protocol })
         }
         Step::Slow(whom, operations) => tell(name, &Request::SlowDisk { nodes: nodes(whom)?, operations }),
         Step::Heal => tell(name, &Request::Heal),
@@ -357,6 +361,7 @@ fn found(own: &Path, spec: &Spec, now: &Status, whom: Whom) -> Result<Vec<String
         Whom::Holder => holder.context("nobody holds the virtual IP")?,
         Whom::Leader => leaders.etcd.context("etcd has no leader")?,
         Whom::Controllers => leaders.controller_manager.context("no controller manager does the work")?,
+        Whom::Scheduler => leaders.scheduler.context("no scheduler does the work")?,
         Whom::Some(role) => {
             let busy = [holder, leaders.etcd, leaders.controller_manager];
             let with = spec.nodes.iter().filter(|n| n.roles.contains(&role)).map(|n| n.name.clone());

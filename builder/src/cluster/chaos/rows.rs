@@ -12,6 +12,8 @@ pub(crate) enum Whom {
     Leader,
     /// Whose controller manager does the work.
     Controllers,
+    /// Whose scheduler does the work.
+    Scheduler,
     /// The first node with a role that is none of those, or the first with it.
     Some(Role),
     /// The first with a role, whatever else it is.
@@ -41,6 +43,8 @@ pub(crate) enum Step {
     Bad { loss: u8, delay_ms: u8, jitter_ms: u8 },
     /// They and all others with a role do not hear each other; the rest hears both.
     Apart(Whom, Role),
+    /// ... nor do only packets of one protocol of IP's pass.
+    Firewall(Whom, Role, u8),
     /// Its disk does so many operations in a second.
     Slow(Whom, u32),
     /// No faults of cables and disks.
@@ -62,6 +66,8 @@ pub(crate) enum Step {
 pub(crate) enum Notice {
     /// Another controller manager does the work.
     TakenOver,
+    /// Another scheduler does.
+    Scheduled,
     /// The API says of a node that is off that it is not Ready.
     NotReady,
 }
@@ -116,6 +122,7 @@ impl Step {
             Cut(whom) => format!("cut off: {}", whom.word()),
             Bad { loss, delay_ms, jitter_ms } => format!("network: {loss} % loss, {delay_ms} ms +- {jitter_ms} ms"),
             Apart(whom, role) => format!("{} and each {role}: apart", whom.word()),
+            Firewall(whom, role, protocol) => format!("{} and each {role}: no IP protocol {protocol}", whom.word()),
             Slow(whom, operations) => format!("{operations} operations of the disk a second: {}", whom.word()),
             Heal => "healed".into(),
             Signal(whom, service, signal) => format!("{} for {service}: {}", signal.word(), whom.word()),
@@ -133,6 +140,7 @@ impl Whom {
             Holder => "the virtual IP's holder".into(),
             Leader => "etcd's leader".into(),
             Controllers => "who runs the controllers".into(),
+            Scheduler => "who schedules".into(),
             Whom::Some(role) | Whom::First(role) => format!("one {role}"),
             Whom::Two(role) => format!("two {role}"),
             All => "all".into(),
@@ -144,19 +152,25 @@ impl Notice {
     /// For a timeline.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            TakenOver => "taken over",
+            TakenOver | Scheduled => "taken over",
             NotReady => "NotReady",
         }
     }
 }
 
-use Notice::{NotReady, TakenOver};
+use Notice::{NotReady, Scheduled, TakenOver};
 use ServiceSignal::{Cont, Kill as Sigkill, Stop};
-use Step::{Apart, Bad, Calm, Clock, Cut, Heal, InTurn, Kill, Minutes, Reboot, Signal, Slow, Start, Until, Wipe};
-use Whom::{All, Controllers, Holder, Leader};
+use Step::{
+    Apart, Bad, Calm, Clock, Cut, Firewall, Heal, InTurn, Kill, Minutes, Reboot, Signal, Slow, Start, Until, Wipe,
+};
+use Whom::{All, Controllers, Holder, Leader, Scheduler};
 
+/// IANA's number of the protocol.
+const VRRP: u8 = 112;
 /// Long enough for whoever notices to have noticed: elections, health checks, leases.
 const NOTICED: Step = Calm(4000);
+/// ... and for two that have the virtual IP to have said so (agent/src/lb/announce.rs).
+const SAID: Step = Calm(8000);
 /// ... and for clients that are connected to have been led elsewhere (agent/src/kube/shed.rs).
 const LED_AWAY: Step = Calm(8000);
 /// ... from a master whose own member has been slow for 15 s (agent/src/etcd/slow.rs).
@@ -237,6 +251,29 @@ pub(crate) const ROWS: &[Row] = &[
         MASTER,
         &[Signal(Controllers, "kube-controller-manager", Sigkill), NOTICED],
     ),
+    row(
+        "controllers-stopped",
+        "SIGSTOP for the controller manager that works, and on",
+        MASTER,
+        &[
+            Signal(Controllers, "kube-controller-manager", Stop),
+            Until(TakenOver),
+            Signal(All, "kube-controller-manager", Cont),
+            NOTICED,
+        ],
+    ),
+    row(
+        "scheduler-killed",
+        "SIGKILL for the scheduler that works",
+        MASTER,
+        &[Signal(Scheduler, "kube-scheduler", Sigkill), NOTICED],
+    ),
+    row(
+        "scheduler-stopped",
+        "SIGSTOP for the scheduler that works, and on",
+        MASTER,
+        &[Signal(Scheduler, "kube-scheduler", Stop), Until(Scheduled), Signal(All, "kube-scheduler", Cont), NOTICED],
+    ),
     row("etcd-leader-power", "etcd's leader loses power", ETCD, &[Kill(Leader), NOTICED, Start]),
     row("etcd-leader-cut", "etcd's leader is cut off", ETCD, &[Cut(Leader), NOTICED, Heal]),
     row("etcd-leader-reboot", "etcd's leader starts again", ETCD, &[Reboot(Leader)]),
@@ -304,6 +341,12 @@ pub(crate) const ROWS: &[Row] = &[
         "the load balancers do not hear each other",
         LB,
         &[Apart(Whom::First(Role::Lb), Role::Lb), NOTICED, Heal],
+    ),
+    row(
+        "lbs-firewall",
+        "a firewall lets VRRP not pass between the load balancers",
+        LB,
+        &[Firewall(Whom::First(Role::Lb), Role::Lb, VRRP), SAID, Heal],
     ),
     row(
         "apiserver-killed",
@@ -380,7 +423,7 @@ mod tests {
             let has = |wanted: fn(&Step) -> bool| row.steps.iter().any(wanted);
             assert_eq!(has(|s| matches!(s, Kill(_))), has(|s| matches!(s, Start)), "{}: power", row.name);
             assert_eq!(
-                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(..) | Slow(..))),
+                has(|s| matches!(s, Cut(_) | Bad { .. } | Apart(..) | Firewall(..) | Slow(..))),
                 has(|s| matches!(s, Heal)),
                 "{}: cables",
                 row.name

@@ -14,8 +14,9 @@ pub(super) const HOLDING: &str = "/run/quorate/lb/holding";
 pub(super) const MASTERS: &str = "/run/quorate/lb/masters";
 /// The first load balancer's priority.
 const FIRST: usize = 110;
-/// The holder tells the network where the address is this often, in seconds. Two that held it and meet again settle who
-/// keeps it in a tenth of a second; but when the one that gives up told last, others send to it until they are told again.
+/// The holder of an IPv6 address tells the network where it is this often, in seconds: two that held it and meet again settle who
+/// keeps it in a tenth of a second; but when the one that gives up told last, others send to it until they are told again. Of an
+/// IPv4 address the agent tells, which knows when not to (agent/src/lb/announce.rs).
 const TELL_S: u32 = 1;
 /// Of the kernel's real-time scheduler (sched(7)): a busy node must not miss its own advertisements.
 const REAL_TIME: u32 = 50;
@@ -41,6 +42,7 @@ pub(super) fn configuration(config: &NodeConfig) -> Option<String> {
         false => format!("    unicast_src_ip {own}\n    unicast_peer {{\n{lines}    }}\n"),
     };
     let prefix = if vip.is_ipv4() { 32 } else { 128 };
+    let refresh = if vip.is_ipv4() { 0 } else { TELL_S };
     let advert = f64::from(lb.advert_ms) / 1000.0;
     Some(format!(
         "\
@@ -53,7 +55,7 @@ global_defs {{
     vrrp_no_swap
     vrrp_garp_master_delay 1
     vrrp_garp_master_repeat 5
-    vrrp_garp_master_refresh {TELL_S}
+    vrrp_garp_master_refresh {refresh}
     vrrp_garp_lower_prio_repeat 5
     vrrp_higher_prio_send_advert true
 }}
