@@ -26,6 +26,8 @@ const SILENT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_millis(100);
 /// Two have the address for this long: not for the moments in which it moves, nor until a Keepalived that hangs is ended.
 const BOTH: Duration = Duration::from_secs(5);
+/// So many frames are read before there is time for other things: a network may be full of them.
+const TURN: usize = 64;
 /// So many strangers are told; more would only fill the report.
 const TOLD_MAX: usize = 10;
 
@@ -125,8 +127,9 @@ pub(super) struct Announcer {
     arp: Arp,
     index: u32,
     vip: Ipv4Addr,
-    own: IpAddr,
     peers: Vec<Peer>,
+    /// This node's place among them.
+    own: usize,
     plan: Plan,
     began: Instant,
     channel: Channel,
@@ -136,15 +139,16 @@ impl Announcer {
     /// On the link of the virtual IP; none for IPv6.
     pub(super) fn on(link: &Link, config: &NodeConfig, channel: Channel) -> Result<Option<Self>, String> {
         let (Some(lb), Some(IpAddr::V4(vip))) = (&config.lb, config.virtual_ip()) else { return Ok(None) };
+        // Keepalived has no configuration without it, either.
+        let Some(own) = lb.peers.iter().position(|p| p.name == config.name()) else { return Ok(None) };
         let arp = Arp::open(link).map_err(|e| format!("speaking ARP on {}: {e}", link.name))?;
-        let first = lb.peers.first().is_none_or(|p| p.name == config.name());
         Ok(Some(Self {
             arp,
             index: link.index,
             vip,
-            own: config.node.address,
             peers: lb.peers.clone(),
-            plan: Plan { first, ..Plan::default() },
+            own,
+            plan: Plan { first: own == 0, ..Plan::default() },
             began: Instant::now(),
             channel,
         }))
@@ -173,12 +177,14 @@ impl Announcer {
         }
     }
 
-    /// Takes in what others said.
+    /// Takes in what others said; what is too much for a turn waits for the next.
     pub(super) fn hear(&mut self, netlink: &mut Netlink) -> Result<(), String> {
-        while let Some(heard) = self.arp.hear(self.vip).map_err(|e| format!("hearing ARP: {e}"))? {
-            match heard {
-                Heard::Asks => self.plan.asked(),
-                Heard::Has(mac) => self.has(mac, netlink)?,
+        for _ in 0..TURN {
+            match self.arp.hear(self.vip).map_err(|e| format!("hearing ARP: {e}"))? {
+                None => break,
+                Some(Heard::Asks) => self.plan.asked(),
+                Some(Heard::Has(mac)) => self.has(mac, netlink)?,
+                Some(Heard::Other) => {}
             }
         }
         Ok(())
@@ -187,10 +193,9 @@ impl Announcer {
     fn has(&mut self, mac: Mac, netlink: &mut Netlink) -> Result<(), String> {
         let now = self.began.elapsed();
         let mut found = None;
-        let own = self.peers.iter().position(|p| p.address == self.own);
         for (i, peer) in self.peers.iter().enumerate() {
-            if Some(i) != own && netlink.neighbour(self.index, peer.address)?.is_some_and(|m| m == mac) {
-                found = Some((if Some(i) < own { Who::Before } else { Who::After }, peer));
+            if i != self.own && netlink.neighbour(self.index, peer.address)?.is_some_and(|m| m == mac) {
+                found = Some((if i < self.own { Who::Before } else { Who::After }, peer));
             }
         }
         let vip = self.vip;

@@ -15,13 +15,15 @@ const FRAME: usize = 14 + 28;
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
 
-/// What somebody else said of the address.
+/// What somebody else said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// That it is theirs.
     Has(Mac),
     /// They ask whose it is, and have none themselves (a probe, RFC 5227, 1.1).
     Asks,
+    /// Nothing of this address.
+    Other,
 }
 
 /// An interface's ARP.
@@ -59,16 +61,12 @@ impl Arp {
         Ok(())
     }
 
-    /// What was said of the address since; none of the rest, and nothing when there is no more.
+    /// The next frame, as far as it is about the address; none when there is no more.
     pub(super) fn hear(&self, address: Ipv4Addr) -> io::Result<Option<Heard>> {
         let mut buffer = [0; FRAME];
         loop {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(n) => {
-                    if let Some(heard) = heard(&buffer[..n], address) {
-                        return Ok(Some(heard));
-                    }
-                }
+                Ok(n) => return Ok(Some(heard(&buffer[..n], address).unwrap_or(Heard::Other))),
                 Err(Errno::EAGAIN) => return Ok(None),
                 // It was set down; it may come up again.
                 Err(Errno::EINTR | Errno::ENETDOWN) => {}

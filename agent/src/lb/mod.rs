@@ -96,14 +96,17 @@ pub(crate) fn guard(config: &NodeConfig, channel: Channel) -> Result<(), String>
     }
 }
 
-/// Until there is something else to do.
+/// Until there is something else to do, however much others say.
 fn speak(announcer: &mut Announcer, events: &Netlink, until: Instant, netlink: &mut Netlink) -> Result<(), String> {
     loop {
         announcer.tell();
-        let until = announcer.due().map_or(until, |due| due.min(until));
-        match wait(&[events.as_fd(), announcer.as_fd()], until)? {
+        let next = announcer.due().map_or(until, |due| due.min(until));
+        match wait(&[events.as_fd(), announcer.as_fd()], next)? {
             Some(1) => announcer.hear(netlink)?,
             _ => return Ok(()),
+        }
+        if Instant::now() >= until {
+            return Ok(());
         }
     }
 }

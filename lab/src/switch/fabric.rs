@@ -148,7 +148,7 @@ impl Fabric {
 
     /// Takes all faults away.
     pub(crate) fn heal(&mut self) {
-        self.partition.clear();
+        self.divide(Vec::new(), None);
         for port in &mut self.ports {
             port.inward.faults = Faults::default();
             port.outward.faults = Faults::default();

@@ -265,11 +265,14 @@ fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice, led: &Leaders
     let deadline = Instant::now() + clock.host(NOTICED);
     let off: Vec<_> = now.nodes.iter().filter(|n| n.state == State::Off).map(|n| n.name.as_str()).collect();
     // One that is off counts as none.
-    let another = |leads: Option<String>, before: &Option<String>| leads.is_some() && leads != *before;
+    let another = |leads: Option<String>, before: &Option<String>| -> Result<bool> {
+        let before = before.as_ref().context("who led before is not known: nobody answered then")?;
+        Ok(leads.is_some_and(|l| l != *before))
+    };
     loop {
         let is_so = match notice {
-            Notice::TakenOver => another(leaders::ask(spec, own, &now).controller_manager, &led.controller_manager),
-            Notice::Scheduled => another(leaders::ask(spec, own, &now).scheduler, &led.scheduler),
+            Notice::TakenOver => another(leaders::ask(spec, own, &now).controller_manager, &led.controller_manager)?,
+            Notice::Scheduled => another(leaders::ask(spec, own, &now).scheduler, &led.scheduler)?,
             Notice::NotReady => off.iter().all(|n| measure::is_ready(client, n).is_ok_and(|r| !r)),
         };
         if is_so {
