@@ -1,13 +1,18 @@
-//! KVM or emulation. A `/dev/kvm` that exists can still hang a guest, so it is believed only after a tiny guest ran.
+//! KVM or emulation. A `/dev/kvm` that exists can still hang a guest, or run no kernel, so it is believed only after a tiny guest
+//! ran that does what kernels do.
 
 use crate::vm::die_with_parent;
 use anyhow::{Context, Result, bail};
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// QEMU's program.
 pub const QEMU: &str = "qemu-system-x86_64";
+const KVM: &str = "/dev/kvm";
+/// Another one with each boot of this machine (Linux, Documentation/admin-guide/sysctl/kernel.rst, random/boot_id).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A working KVM answers the probe within milliseconds.
 const PROBE: Duration = Duration::from_secs(5);
 /// No event tells that a child with a deadline ended; short beside the time a QEMU takes to start.
@@ -46,22 +51,30 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`.
+    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`, for this question and as long as this machine is
+    /// up: with its next boot it may be another one.
     pub fn choose(word: &str, cache: &Path) -> Result<Self> {
         match word {
             "tcg" => Ok(Self::Tcg),
             "kvm" => Ok(Self::Kvm),
             "auto" => {
+                if !Path::new(KVM).exists() {
+                    return Ok(Self::Tcg);
+                }
                 let memory = cache.join("quorate/kvm");
-                match std::fs::read_to_string(&memory).as_deref() {
-                    Ok("works") if Path::new("/dev/kvm").exists() => return Ok(Self::Kvm),
-                    Ok("fails") => return Ok(Self::Tcg),
+                let boot = std::fs::read_to_string(BOOT_ID).with_context(|| format!("reading {BOOT_ID}"))?;
+                let mut question = std::hash::DefaultHasher::new();
+                (FIRMWARE, boot).hash(&mut question);
+                let says = |word: &str| format!("{word} {:016x}", question.finish());
+                match std::fs::read_to_string(&memory).unwrap_or_default() {
+                    known if known == says("works") => return Ok(Self::Kvm),
+                    known if known == says("fails") => return Ok(Self::Tcg),
                     _ => {}
                 }
-                let works = Path::new("/dev/kvm").exists() && probe(Self::Kvm)?;
+                let works = probe(Self::Kvm)?;
                 // Remembering is only a convenience.
                 let _ = std::fs::create_dir_all(cache.join("quorate"));
-                let _ = std::fs::write(&memory, if works { "works" } else { "fails" });
+                let _ = std::fs::write(&memory, says(if works { "works" } else { "fails" }));
                 Ok(if works { Self::Kvm } else { Self::Tcg })
             }
             other => bail!("accel `{other}`: expected auto, kvm or tcg"),
@@ -96,14 +109,9 @@ impl Accel {
     }
 }
 
-/// A firmware of one instruction pair: at the reset vector it writes to QEMU's debug-exit port, which ends QEMU with a
-/// status of its own.
-fn firmware() -> Vec<u8> {
-    let mut rom = vec![0xf4; 64 << 10]; // hlt
-    // mov al, 0x2a; out 0xf4, al; hlt; jmp -3
-    rom[0xfff0..0xfff7].copy_from_slice(&[0xb0, 0x2a, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd]);
-    rom
-}
+/// A firmware that goes to protected mode, uses SSE2 there and writes to QEMU's debug-exit port, which ends QEMU with a status
+/// of its own: `accel.S`.
+const FIRMWARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/accel.rom"));
 
 /// isa-debug-exit's status for the value written: (v << 1) | 1.
 const PROBE_STATUS: i32 = (0x2a << 1) | 1;
@@ -111,7 +119,7 @@ const PROBE_STATUS: i32 = (0x2a << 1) | 1;
 /// Whether a guest runs under an accelerator, called with the very processor model that the lab uses.
 fn probe(accel: Accel) -> Result<bool> {
     let rom = std::env::temp_dir().join(format!("quorate-probe-{}.rom", std::process::id()));
-    std::fs::write(&rom, firmware()).context("writing the probe's firmware")?;
+    std::fs::write(&rom, FIRMWARE).context("writing the probe's firmware")?;
     let mut command = Command::new(QEMU);
     command
         .args(accel.arguments())

@@ -11,15 +11,17 @@ use crate::voice::Voice;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// Bytes of QEMU's complaints.
+const WORTH_READING: u64 = 4096;
 /// No event tells that a QEMU told to end has ended, within a bound.
 const END_POLL: Duration = Duration::from_millis(20);
 
@@ -33,8 +35,32 @@ pub struct Vm {
     pub console: Console,
     /// What it says on its port.
     pub voice: Voice,
+    /// What QEMU says of it.
+    pub complaints: Complaints,
     clock: Clock,
     at: usize,
+}
+
+/// What QEMU wrote to its standard error since this VM started.
+#[derive(Clone, Debug)]
+pub struct Complaints {
+    path: PathBuf,
+    /// Bytes of VMs before it.
+    from: u64,
+}
+
+impl Complaints {
+    /// The beginning of it.
+    pub fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        // What cannot be read says nothing.
+        if let Ok(mut file) = File::open(&self.path)
+            && file.seek(SeekFrom::Start(self.from)).is_ok()
+        {
+            let _ = file.take(WORTH_READING).read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }
 
 /// The kernel kills a child when the thread that made it ends, however that happens.
@@ -58,8 +84,9 @@ impl Vm {
     /// Starts it with a cable of a switch; with a saved state it stands still until it is told to go on.
     pub fn start_on(machine: &Machine, cable: Option<&OwnedFd>, saved: Option<&Path>) -> Result<Self> {
         std::fs::create_dir_all(&machine.dir).with_context(|| format!("making {}", machine.dir.display()))?;
+        let place = |name: &str| machine.dir.join(format!("{}.{name}", machine.name));
         let log = |name: &str| {
-            let path = machine.dir.join(format!("{}.{name}", machine.name));
+            let path = place(name);
             // Added to: what earlier VMs of this place said is evidence too.
             File::options().create(true).append(true).open(&path).with_context(|| format!("making {}", path.display()))
         };
@@ -67,7 +94,9 @@ impl Vm {
         let mut command = Command::new(QEMU);
         command.args(machine.arguments(saved));
         machine.clock.rule(&mut command)?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log("qemu.log")?);
+        let stderr = log("qemu.log")?;
+        let complaints = Complaints { path: place("qemu.log"), from: stderr.metadata().context("QEMU's log")?.len() };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         die_with_parent(&mut command);
         let (voice, their_voice) = UnixStream::pair().context("making the node's voice")?;
         let mut fds = vec![(theirs.as_fd(), QMP_FD), (their_voice.as_fd(), VOICE_FD)];
@@ -82,12 +111,10 @@ impl Vm {
         console.follow(stdout, log("console.log")?);
         let qmp = Qmp::new(ours).or_else(|e| {
             child.wait()?;
-            let said =
-                std::fs::read_to_string(machine.dir.join(format!("{}.qemu.log", machine.name))).unwrap_or_default();
-            Err(e.context(format!("QEMU did not start: {}", said.trim())))
+            Err(e.context(format!("QEMU did not start: {}", complaints.text().trim())))
         })?;
         let voice = Voice::follow(voice)?;
-        Ok(Self { name: machine.name.clone(), child, qmp, console, voice, clock: machine.clock, at: 0 })
+        Ok(Self { name: machine.name.clone(), child, qmp, console, voice, complaints, clock: machine.clock, at: 0 })
     }
 
     /// Its clock.
@@ -203,5 +230,23 @@ impl Drop for Vm {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place's log outlives its VMs.
+    #[test]
+    fn complaints_of_earlier_vms_do_not_count() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("master-1.qemu.log");
+        std::fs::write(&path, "KVM internal error. Suberror: 1\n").expect("written");
+        let complaints = Complaints { path: path.clone(), from: 32 };
+        assert_eq!(complaints.text(), "");
+        std::fs::write(&path, "KVM internal error. Suberror: 1\nwarning: \u{20ac}\n").expect("written");
+        assert_eq!(complaints.text(), "warning: \u{20ac}\n");
+        assert_eq!(Complaints { path: dir.path().join("missing"), from: 0 }.text(), "");
     }
 }

@@ -221,7 +221,7 @@ impl Keeper {
                     let from = self.cluster.said_before(&name);
                     if let Ok(vm) = self.cluster.vm(&name) {
                         let (voice, console) = (vm.voice.clone(), vm.console.clone());
-                        followed.push(Followed { name, voice, console, from });
+                        followed.push(Followed { name, voice, console, complaints: vm.complaints.clone(), from });
                     }
                 }
                 std::thread::spawn(move || {

@@ -3,6 +3,7 @@
 use super::Answer;
 use super::state::{State, state};
 use lab::console::Console;
+use lab::vm::Complaints;
 use lab::voice::{Line, Voice};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -12,6 +13,9 @@ use std::time::{Duration, Instant};
 /// A node's voice is looked at this often for a client that went away, and the console for a node without a voice: no
 /// single event covers both. Host time.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// QEMU's word for a guest that KVM gave up on (kvm_handle_internal_error in accel/kvm/kvm-all.c).
+const BROKEN: &str = "KVM internal error";
 
 /// Sends an answer; whether the client is still there.
 pub(crate) fn send(client: &mut UnixStream, answer: &Answer) -> bool {
@@ -33,6 +37,7 @@ pub(crate) struct Followed {
     pub(crate) name: String,
     pub(crate) voice: Voice,
     pub(crate) console: Console,
+    pub(crate) complaints: Complaints,
     /// The first of its lines that counts.
     pub(crate) from: usize,
 }
@@ -96,6 +101,10 @@ fn follow_one(node: &Followed, deadline: Instant, news: &mpsc::Sender<News>) {
             State::Stopped => News::Failed(format!(
                 "node {name} stopped: {}",
                 node.console.since(0).iter().rev().find(|l| l.contains("quorate:")).cloned().unwrap_or_default()
+            )),
+            // It stands still from then on, and says nothing.
+            _ if node.complaints.text().contains(BROKEN) => News::Failed(format!(
+                "this machine's KVM does not run the kernel of node {name} ({BROKEN}); hint: --accel tcg emulates it"
             )),
             _ if ended => News::Failed(format!("the machine of node {name} ended; it said last: {last}")),
             _ if Instant::now() > deadline => News::Failed(format!("node {name} is not ready; it said last: {last}")),
