@@ -192,9 +192,9 @@ mod tests {
         };
         let line = m.arguments(Some(Path::new("/s/it's"))).join(" ");
         for want in [
-            "-accel tcg,thread=single -cpu max -smp 1",
+            "-accel tcg,thread=single -cpu max,-erms,-fsrm -smp 1",
             "-rtc base=2026-11-26T02:48:00,clock=vm",
-            "-append console=ttyS0 clearcpuid=cx16",
+            "-append console=ttyS0 clearcpuid=cx16 mitigations=off init_on_alloc=0",
             "hostfwd=tcp:127.0.0.1:0-10.77.0.31:2379",
             "serial=ds=nocloud;s=http://10.77.0.1:80/a,,b/",
             r#""filename":"/s/a,b.iso""#,

@@ -92,7 +92,7 @@ impl Vm {
         };
         let (ours, theirs) = UnixStream::pair().context("making QEMU's monitor channel")?;
         let mut command = Command::new(QEMU);
-        command.args(machine.arguments(saved));
+        command.args(machine.arguments(saved)).envs(machine.accel.environment());
         machine.clock.rule(&mut command)?;
         let stderr = log("qemu.log")?;
         let complaints = Complaints { path: place("qemu.log"), from: stderr.metadata().context("QEMU's log")?.len() };
