@@ -42,6 +42,33 @@ fn test() -> String {
 pub struct Turn {
     cores: usize,
     since: Instant,
+    before: Ticks,
+}
+
+/// What all processors together did since the machine is up, in ticks (proc_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticks {
+    idle: u64,
+    all: u64,
+}
+
+impl Ticks {
+    fn now() -> Self {
+        Self::of(&crate::read(std::path::Path::new("/proc/stat")))
+    }
+
+    fn of(stat: &str) -> Self {
+        let line = stat.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; what guests had is part of user and nice.
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+        Self { idle: ticks.iter().skip(3).take(2).sum(), all: ticks.iter().sum() }
+    }
+
+    /// Per cent, of what has passed since `before`.
+    fn busy(self, before: Self) -> u64 {
+        let (idle, all) = (self.idle.saturating_sub(before.idle), self.all.saturating_sub(before.all));
+        100 * all.saturating_sub(idle) / all.max(1)
+    }
 }
 
 impl Turn {
@@ -72,7 +99,7 @@ impl Turn {
         }
         // Whoever had to let this one go first may have the other core.
         GATE.1.notify_all();
-        Self { cores, since: Instant::now() }
+        Self { cores, since: Instant::now(), before: Ticks::now() }
     }
 }
 
@@ -80,13 +107,23 @@ impl Drop for Turn {
     fn drop(&mut self) {
         GATE.0.lock().unwrap_or_else(PoisonError::into_inner).free += self.cores;
         GATE.1.notify_all();
-        println!("{} had {} of {CORES} cores for {:.0} s", test(), self.cores, self.since.elapsed().as_secs_f64());
+        let (seconds, busy) = (self.since.elapsed().as_secs_f64(), Ticks::now().busy(self.before));
+        println!("{} had {} of {CORES} cores for {seconds:.0} s, the machine was {busy} % busy", test(), self.cores);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_busy_the_machine_was() {
+        let before = Ticks::of("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n");
+        assert_eq!(before, Ticks { idle: 850, all: 1000 });
+        assert_eq!(Ticks::of("cpu  160 10 55 820 55 0 0 0 9 9").busy(before), 75);
+        assert_eq!(before.busy(before), 0);
+        assert!(Ticks::now().all > 0);
+    }
 
     #[test]
     fn the_longest_that_take_one_core_are_first_and_who_takes_both_is_last() {
