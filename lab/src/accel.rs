@@ -1,6 +1,7 @@
 //! KVM or emulation. A `/dev/kvm` that exists can still hang a guest, or run no kernel, so it is believed only after a tiny guest
 //! ran that does what kernels do.
 
+use crate::command::{FIRMWARE_FD, inherit_bytes};
 use crate::vm::die_with_parent;
 use anyhow::{Context, Result, bail};
 use std::hash::{Hash, Hasher};
@@ -51,8 +52,7 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`, for this question and as long as this machine is
-    /// up: with its next boot it may be another one.
+    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`.
     pub fn choose(word: &str, cache: &Path) -> Result<Self> {
         match word {
             "tcg" => Ok(Self::Tcg),
@@ -61,20 +61,7 @@ impl Accel {
                 if !Path::new(KVM).exists() {
                     return Ok(Self::Tcg);
                 }
-                let memory = cache.join("quorate/kvm");
-                let boot = std::fs::read_to_string(BOOT_ID).with_context(|| format!("reading {BOOT_ID}"))?;
-                let mut question = std::hash::DefaultHasher::new();
-                (FIRMWARE, boot).hash(&mut question);
-                let says = |word: &str| format!("{word} {:016x}", question.finish());
-                match std::fs::read_to_string(&memory).unwrap_or_default() {
-                    known if known == says("works") => return Ok(Self::Kvm),
-                    known if known == says("fails") => return Ok(Self::Tcg),
-                    _ => {}
-                }
-                let works = probe(Self::Kvm)?;
-                // Remembering is only a convenience.
-                let _ = std::fs::create_dir_all(cache.join("quorate"));
-                let _ = std::fs::write(&memory, says(if works { "works" } else { "fails" }));
+                let works = remembered(&cache.join("quorate/kvm"), || probe(Self::Kvm))?;
                 Ok(if works { Self::Kvm } else { Self::Tcg })
             }
             other => bail!("accel `{other}`: expected auto, kvm or tcg"),
@@ -118,6 +105,24 @@ impl Accel {
     }
 }
 
+/// The answer that a file remembers, for this firmware and as long as this machine is up: with its next boot it may be another
+/// one. Whatever else the file says, `ask` is asked.
+fn remembered(file: &Path, ask: impl FnOnce() -> Result<bool>) -> Result<bool> {
+    // Remembering is only a convenience: who does not know the boot asks each time.
+    let Ok(boot) = std::fs::read_to_string(BOOT_ID) else { return ask() };
+    let mut question = std::hash::DefaultHasher::new();
+    (FIRMWARE, boot).hash(&mut question);
+    let says = |works: bool| format!("{} {:016x}", if works { "works" } else { "fails" }, question.finish());
+    let known = std::fs::read_to_string(file).unwrap_or_default();
+    if let Some(works) = [true, false].into_iter().find(|works| known == says(*works)) {
+        return Ok(works);
+    }
+    let works = ask()?;
+    let _ = file.parent().map(std::fs::create_dir_all);
+    let _ = std::fs::write(file, says(works));
+    Ok(works)
+}
+
 /// A firmware that goes to protected mode, uses SSE2 there and writes to QEMU's debug-exit port, which ends QEMU with a status
 /// of its own: `accel.S`.
 const FIRMWARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/accel.rom"));
@@ -127,33 +132,26 @@ const PROBE_STATUS: i32 = (0x2a << 1) | 1;
 
 /// Whether a guest runs under an accelerator, called with the very processor model that the lab uses.
 fn probe(accel: Accel) -> Result<bool> {
-    let rom = std::env::temp_dir().join(format!("quorate-probe-{}.rom", std::process::id()));
-    std::fs::write(&rom, FIRMWARE).context("writing the probe's firmware")?;
     let mut command = Command::new(QEMU);
-    command
-        .args(accel.arguments())
-        .args(["-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-bios"])
-        .arg(&rom);
+    command.args(accel.arguments()).args(["-M", "pc", "-m", "16", "-nodefaults", "-display", "none"]);
+    command.args(["-bios", &format!("/proc/self/fd/{FIRMWARE_FD}")]);
+    inherit_bytes(&mut command, "firmware", FIRMWARE, FIRMWARE_FD)?;
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     die_with_parent(&mut command);
     let started = command.spawn().with_context(|| format!("starting {QEMU}; hint: apt-get install qemu-system-x86"));
-    let result = started.and_then(|mut child| {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status.code() == Some(PROBE_STATUS));
-            }
-            if began.elapsed() > PROBE {
-                child.kill()?;
-                child.wait()?;
-                return Ok(false);
-            }
-            std::thread::sleep(PROBE_POLL);
+    let (mut child, began) = (started?, Instant::now());
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code() == Some(PROBE_STATUS));
         }
-    });
-    std::fs::remove_file(&rom)?;
-    result
+        if began.elapsed() > PROBE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(PROBE_POLL);
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +162,38 @@ mod tests {
     #[test]
     fn the_probe_recognises_a_working_accelerator() {
         assert!(probe(Accel::Tcg).expect("qemu-system-x86 is installed"));
+    }
+
+    /// Two tests of one program, and two programs, ask at the same time.
+    #[test]
+    fn probes_do_not_meet() {
+        let ask = || probe(Accel::Tcg).expect("qemu-system-x86 is installed");
+        let all = std::thread::scope(|s| [s.spawn(ask), s.spawn(ask), s.spawn(ask)].map(|t| t.join().expect("ended")));
+        assert_eq!(all, [true; 3]);
+    }
+
+    #[test]
+    fn asks_once_and_again_whatever_else_is_remembered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("quorate/kvm");
+        let known = |asked: &mut u32, answer| {
+            remembered(&file, || {
+                *asked += 1;
+                Ok(answer)
+            })
+            .expect("an answer")
+        };
+        let mut asked = 0;
+        assert!(known(&mut asked, true) && known(&mut asked, false));
+        assert_eq!(asked, 1, "of no file: asked, and kept");
+        let kept = std::fs::read(&file).expect("kept");
+        let cut = &kept[..kept.len() - 1];
+        for other in [b"".as_slice(), b"works", b"works 0000000000000000", cut, &[0xff; 70_000]] {
+            std::fs::write(&file, other).expect("written");
+            asked = 0;
+            assert!(!known(&mut asked, false) && !known(&mut asked, true), "{other:?}");
+            assert_eq!(asked, 1, "{other:?}");
+        }
     }
 
     #[test]

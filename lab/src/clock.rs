@@ -5,12 +5,8 @@
 //! virtual clock from `clock_gettime`, which libfaketime (Debian package `faketime`) scales, and `ppoll.c` what libfaketime
 //! leaves out.
 
-use crate::command::{PRELOAD_FD, inherit};
-use anyhow::{Context, Result, ensure};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
+use crate::command::{PRELOAD_FD, inherit_bytes};
+use anyhow::{Result, ensure};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -59,9 +55,7 @@ impl Clock {
             return Ok(());
         }
         // In memory: the loader separates paths by spaces and colons, and a user's directory may have them.
-        let mut object = File::from(memfd_create("ppoll.so", MFdFlags::MFD_CLOEXEC).context("a file in memory")?);
-        object.write_all(PPOLL).context("writing a file in memory")?;
-        inherit(command, &[(object.as_fd(), PRELOAD_FD)])
+        inherit_bytes(command, "ppoll.so", PPOLL, PRELOAD_FD)
     }
 
     fn environment(&self) -> Vec<(&'static str, String)> {

@@ -4,8 +4,11 @@ use crate::accel::Accel;
 use crate::clock::Clock;
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,6 +77,8 @@ pub(crate) const VOICE_FD: i32 = 10;
 pub(crate) const LAN_FD: i32 = 11;
 /// Of what its loader loads first.
 pub(crate) const PRELOAD_FD: i32 = 12;
+/// Of the firmware that it is to begin with.
+pub(crate) const FIRMWARE_FD: i32 = 13;
 /// What a child inherits is moved up here first: a descriptor must not lie where another one is to go.
 const ABOVE: i32 = 100;
 
@@ -93,6 +98,14 @@ pub(crate) fn inherit(command: &mut Command, fds: &[(BorrowedFd<'_>, i32)]) -> R
         }
     }
     Ok(())
+}
+
+/// Lets a child inherit a file with these bytes under this number: in memory, at `/proc/self/fd/NUMBER`, with no name that
+/// somebody else's could have, and gone with those who have it open.
+pub(crate) fn inherit_bytes(command: &mut Command, name: &str, bytes: &[u8], number: i32) -> Result<()> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC).context("a file in memory")?);
+    file.write_all(bytes).context("writing a file in memory")?;
+    inherit(command, &[(file.as_fd(), number)])
 }
 
 impl Machine {

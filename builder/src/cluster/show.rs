@@ -8,6 +8,7 @@ use crate::cli::Format;
 use crate::keeper::Status;
 use crate::keeper::client::{status as ask_status, which};
 use anyhow::Result;
+use lab::accel::Accel;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -120,13 +121,21 @@ pub(crate) fn status(file: Option<&Path>, format: Format, watch: bool, local: bo
     Ok(())
 }
 
+/// How VMs run: what somebody wants to know who waits for them.
+pub(crate) fn pace(accel: Accel, dilation: f64) -> String {
+    let how = match accel {
+        Accel::Kvm => "with KVM",
+        Accel::Tcg => "emulated without KVM",
+    };
+    format!("{how}, a guest second is {} of the host's", (dilation * 10.0).round() / 10.0)
+}
+
 /// The nodes, as a table.
 pub(crate) fn nodes(status: &Status) {
     println!(
-        "{}: {:?}, a guest second is {} of the host's; up for {} s of the guests'",
+        "{}: {}; up for {} s of the guests'",
         status.cluster,
-        status.accel,
-        status.dilation,
+        pace(status.accel, status.dilation),
         status.now_ms / 1000
     );
     println!("{:<14} {:<12} {:<15} {:<12} {:>10}  SERVICES", "NODE", "ROLES", "ADDRESS", "STATE", "UP");
@@ -187,6 +196,12 @@ pub(crate) fn ready(spec: &Spec, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_slow_it_is() {
+        assert_eq!(pace(Accel::Tcg, 64.0 / 3.0), "emulated without KVM, a guest second is 21.3 of the host's");
+        assert_eq!(pace(Accel::Kvm, 1.0), "with KVM, a guest second is 1 of the host's");
+    }
 
     #[test]
     fn times() {

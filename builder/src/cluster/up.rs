@@ -10,7 +10,6 @@ use crate::cli::cluster::{Lab, Which};
 use crate::keeper::client::{ask, socket, status, tell, which};
 use crate::keeper::{Answer, Request};
 use anyhow::{Context, Result, bail};
-use lab::accel::Accel;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -64,8 +63,8 @@ pub(crate) fn bring_up(
         true => Ok(()),
         false => claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None)).and_then(|()| {
             let status = status(name)?;
-            let on = status.nodes.iter().filter(|n| n.pid.is_some()).count();
-            crate::progress::say(&pace(on, status.accel, status.dilation));
+            let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
+            crate::progress::say(&format!("VMs: {vms}, {}", show::pace(status.accel, status.dilation)));
             Ok(())
         }),
     };
@@ -83,15 +82,6 @@ pub(crate) fn bring_up(
         )));
     }
     Ok(())
-}
-
-/// What somebody wants to know who is about to wait for it.
-fn pace(vms: usize, accel: Accel, dilation: f64) -> String {
-    let vms = if vms == 1 { "1 VM".to_owned() } else { format!("{vms} VMs") };
-    match accel {
-        Accel::Kvm => format!("{vms} with KVM"),
-        Accel::Tcg => format!("{vms}, emulated without KVM: a second of theirs takes {dilation} here"),
-    }
 }
 
 /// `cluster restore`.
@@ -279,15 +269,4 @@ pub(crate) fn down(file: Option<&Path>, wipe: bool) -> Result<()> {
         println!("its nodes' disks and snapshots are gone");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_waits_is_told_how_slow_it_is() {
-        assert_eq!(pace(6, Accel::Tcg, 24.0), "6 VMs, emulated without KVM: a second of theirs takes 24 here");
-        assert_eq!(pace(1, Accel::Kvm, 1.0), "1 VM with KVM");
-    }
 }
