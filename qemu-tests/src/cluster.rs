@@ -68,7 +68,7 @@ impl Cluster {
     /// The same where no more than so many of its nodes run at a time.
     fn where_run(nodes: usize, description: &str) -> Self {
         let turn = Turn::for_nodes(nodes);
-        let dir = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a directory");
+        let dir = crate::directory().expect("a directory");
         std::fs::write(dir.path().join("cluster.toml"), description).expect("written");
         Self { dir, _turn: turn }
     }
@@ -133,6 +133,10 @@ impl Cluster {
         c.current_dir(checkout()).arg("cluster").args(words);
         c.env("XDG_STATE_HOME", self.dir.path().join("state")).env("XDG_RUNTIME_DIR", self.dir.path());
         let file = self.dir.path().join("cluster.toml");
+        // A test run that is killed leaves no VMs.
+        if matches!(words.first(), Some(&("up" | "restore"))) && !words.contains(&"--pid") {
+            c.args(["--pid", &std::process::id().to_string()]);
+        }
         match words.first() {
             Some(&("up" | "status" | "down" | "env" | "seed" | "apply")) => c.arg(file),
             _ => c.arg("--cluster").arg(file),

@@ -21,9 +21,11 @@ use lab::accel::Accel;
 use lab::clock::Clock;
 use lab::command::{Disk, Lan, Machine};
 use lab::vm::Vm;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -80,6 +82,30 @@ pub struct Node {
     _turn: cores::Turn,
 }
 
+/// A directory for one test, gone with it; those that test runs left which were killed go first.
+pub fn directory() -> std::io::Result<TempDir> {
+    const OURS: &str = "quorate-test-";
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(|| {
+        for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+            let is_left = || Some(File::open(entry.path()).ok()?.try_lock().is_ok());
+            if entry.file_name().to_string_lossy().starts_with(OURS) && is_left() == Some(true) {
+                // What cannot be removed is in nobody's way.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    });
+    let kept = std::env::var_os("QUORATE_KEEP").is_some();
+    let mut dir = tempfile::Builder::new().prefix(if kept { "quorate-kept-" } else { OURS }).tempdir()?;
+    // What a failing test leaves is its evidence.
+    dir.disable_cleanup(kept);
+    // Locked for as long as this process is there, however it ends.
+    let held = File::open(dir.path())?;
+    held.lock()?;
+    std::mem::forget(held);
+    Ok(dir)
+}
+
 /// Of the dilation that suits a guest: two such nodes, a core each, wait half of their time.
 const PACE: f64 = 0.8;
 
@@ -90,9 +116,7 @@ impl Node {
     /// Seeds a node from the shipped example, changed by `edit`.
     pub fn seeded(edit: impl Fn(String) -> String) -> Result<Self> {
         let turn = cores::Turn::one();
-        let mut dir = tempfile::Builder::new().prefix("quorate-test-").tempdir()?;
-        // What a failing test leaves is its evidence.
-        dir.disable_cleanup(std::env::var_os("QUORATE_KEEP").is_some());
+        let dir = directory()?;
         let accel = Accel::choose(&std::env::var("QUORATE_ACCEL").unwrap_or_else(|_| "auto".into()), &cache())?;
         let clock = Clock::new((accel.dilation(1, 2) * PACE).max(1.0))?;
         let node = Self { dir, clock, accel, _turn: turn };

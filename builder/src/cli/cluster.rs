@@ -39,6 +39,9 @@ pub(crate) struct Lab {
     /// Host seconds per guest second, whatever [lab] says
     #[arg(long, value_name = "FACTOR")]
     pub(crate) dilation: Option<f64>,
+    /// End the cluster when this process ends: a CI job that is killed leaves nothing behind (--pid $$)
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<i32>,
 }
 
 /// The commands of `quorate cluster`.
@@ -78,9 +81,9 @@ here its disk goes with it."
     Apply {
         /// The cluster
         file: Option<PathBuf>,
-        /// How it runs.
-        #[command(flatten)]
-        lab: Lab,
+        /// Images: a directory with one directory per profile
+        #[arg(long, default_value = "out", value_name = "DIR")]
+        images: PathBuf,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,

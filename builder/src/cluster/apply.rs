@@ -10,7 +10,6 @@
 use super::seed::{self, dir_of};
 use super::spec::Spec;
 use super::{leaders, talk, up};
-use crate::cli::cluster::Lab;
 use crate::keeper::client::{status, tell, which};
 use crate::keeper::state::State;
 use crate::keeper::{Request, Status};
@@ -142,7 +141,7 @@ impl Step {
 }
 
 /// `cluster apply`.
-pub(crate) fn apply(file: Option<&Path>, lab: &Lab, dry_run: bool) -> Result<()> {
+pub(crate) fn apply(file: Option<&Path>, images: &Path, dry_run: bool) -> Result<()> {
     let (file, spec) = which(file)?;
     let now = status(&spec.cluster.name)?;
     let last = seed::last_generation(&dir_of(&spec, &file, "seed"));
@@ -166,7 +165,7 @@ pub(crate) fn apply(file: Option<&Path>, lab: &Lab, dry_run: bool) -> Result<()>
     let work = Work { file: &file, spec: &spec, clock: Clock::new(now.dilation)? };
     for step in &steps {
         println!("{}", step.words());
-        work.done(step, lab).with_context(|| step.words())?;
+        work.done(step, images).with_context(|| step.words())?;
     }
     Ok(())
 }
@@ -178,7 +177,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn done(&self, step: &Step, lab: &Lab) -> Result<()> {
+    fn done(&self, step: &Step, images: &Path) -> Result<()> {
         let cluster = &self.spec.cluster.name;
         match step {
             Step::Leave(node) => self.leave(node),
@@ -190,7 +189,7 @@ impl Work<'_> {
             }
             Step::Seed => {
                 seed::write(self.spec, self.file)?;
-                tell(cluster, &Request::Reload { images: std::path::absolute(&lab.images)? })
+                tell(cluster, &Request::Reload { images: std::path::absolute(images)? })
             }
             Step::Take(node) => self.take(node),
             Step::Start(node) => {

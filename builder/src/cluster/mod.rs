@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
         Command::Console { node, no_follow, which } => {
             operate::print(which, &Request::Console { node: node.clone(), follow: !no_follow })
         }
-        Command::Apply { file, lab, dry_run } => apply::apply(file.as_deref(), lab, *dry_run),
+        Command::Apply { file, images, dry_run } => apply::apply(file.as_deref(), images, *dry_run),
         Command::Kill { nodes, which } => operate::request(which, &Request::Kill { nodes: nodes.clone() }),
         Command::Start { nodes, no_wait, which } => {
             operate::request(which, &Request::Start { nodes: nodes.clone() })?;

@@ -208,6 +208,9 @@ fn start_keeper(spec: &Spec, file: &Path, lab: &Lab, only: &[String], restore: O
     if let Some(factor) = lab.dilation {
         command.args(["--dilation", &factor.to_string()]);
     }
+    if let Some(pid) = lab.pid {
+        command.args(["--pid", &pid.to_string()]);
+    }
     if !only.is_empty() {
         command.args(["--only", &only.join(",")]);
     }

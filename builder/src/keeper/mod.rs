@@ -7,8 +7,10 @@
 //! | how do commands ask? | `client.rs` |
 //! | what does it do? | `serve.rs`, and `stream.rs` for answers that go on |
 //! | in which state is a node? | `state.rs`, pure |
+//! | whom does it end with? | `owner.rs` |
 
 pub(crate) mod client;
+mod owner;
 pub(crate) mod serve;
 pub(crate) mod state;
 mod stream;

@@ -2,6 +2,7 @@
 //! after the other; what goes on is handed to threads.
 
 use super::client::socket;
+use super::owner::Owner;
 use super::state::{NodeStatus, ServiceStatus, generation, holds_vip, state};
 use super::stream::{self, Followed, end, send};
 use super::{Answer, Request, Status};
@@ -32,7 +33,7 @@ const REQUEST_MAX: u64 = 64 << 10;
 
 enum Ask {
     Asked(UnixStream, Request),
-    /// SIGTERM or SIGHUP.
+    /// SIGTERM or SIGHUP, or the end of whom the cluster ends with.
     Interrupted,
 }
 
@@ -61,6 +62,15 @@ pub(crate) fn keep(file: &Path, lab: &Lab, only: &[String], restore: Option<&str
             drop(interrupted.send(Ask::Interrupted));
         }
     });
+    if let Some(pid) = lab.pid {
+        let owner = Owner::open(pid)?;
+        let ended = sender.clone();
+        std::thread::spawn(move || {
+            owner.wait();
+            eprintln!("the process {pid} ended: the cluster ends with it");
+            drop(ended.send(Ask::Interrupted));
+        });
+    }
     let (plan, accel) = machines::plan(&spec, &file, lab)?;
     let mut cluster = Cluster::new(&plan)?;
     match restore {

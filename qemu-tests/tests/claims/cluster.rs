@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use qemu_tests::cluster::{Cluster, images, three, wait_gone};
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 fn end(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("sent");
@@ -20,8 +20,8 @@ fn assert_nothing_left(cluster: &Cluster, pids: &[u32]) {
 }
 
 /// `up` that is interrupted while the nodes boot.
-fn up_until_it_boots(cluster: &Cluster) -> (Child, impl Iterator<Item = String>, Vec<u32>) {
-    let mut up = cluster.command(&["up", "--images", &images()]);
+fn up_until_it_boots(cluster: &Cluster, more: &[&str]) -> (Child, impl Iterator<Item = String>, Vec<u32>) {
+    let mut up = cluster.command(&[&["up", "--images", &images()], more].concat());
     let mut up = up.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("started");
     let mut lines = BufReader::new(up.stderr.take().expect("its stderr")).lines().map_while(Result::ok);
     lines.find(|l| l.contains("quorate: mounts ok")).expect("it boots");
@@ -78,22 +78,26 @@ fn comes_up_and_goes_without_a_trace() {
     std::fs::write(&id, own).expect("written");
 
     // Ctrl-C while it comes up.
-    let (mut up, mut lines, pids) = up_until_it_boots(&cluster);
+    let (mut up, mut lines, pids) = up_until_it_boots(&cluster, &[]);
     end(up.id(), Signal::SIGINT);
     lines.find(|l| l.contains("interrupted; the cluster is down")).expect("said so");
     assert_eq!(up.wait().expect("ended").code(), Some(130));
     assert_nothing_left(&cluster, &pids);
 
-    // `up` is killed without a word: the cluster goes on, and `down` ends it.
-    let (mut up, _, pids) = up_until_it_boots(&cluster);
+    // `up` is killed without a word: the cluster goes on, until the process ends that it is to end with.
+    let mut job = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat");
+    let (mut up, _, pids) = up_until_it_boots(&cluster, &["--pid", &job.id().to_string()]);
     end(up.id(), Signal::SIGKILL);
     up.wait().expect("ended");
     assert_eq!(cluster.pids().len(), 3);
-    cluster.end();
+    job.kill().expect("killed");
     assert_nothing_left(&cluster, &pids);
+    job.wait().expect("ended");
+    let (out, text) = cluster.run(&["up", "--pid", &job.id().to_string(), "--images", &images()]);
+    assert!(!out.status.success() && text.contains("which the cluster is to end with"), "{text}");
 
     // The keeper dies without a word: the kernel ends its VMs, and `down` has nothing left to do.
-    let (mut up, _, pids) = up_until_it_boots(&cluster);
+    let (mut up, _, pids) = up_until_it_boots(&cluster, &[]);
     end(*pids.last().expect("the keeper"), Signal::SIGKILL);
     assert!(!up.wait().expect("ended").success());
     pids.iter().for_each(|pid| wait_gone(*pid));

@@ -60,11 +60,13 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
         return Ok(());
     }
     let wanted = rows::named(&args.rows).map_err(|e| Refused(vec![e]))?;
+    // Whatever becomes of this process, no VMs are left.
+    let lab = Lab { pid: args.lab.pid.or_else(|| std::process::id().try_into().ok()), ..args.lab.clone() };
     let file = args.file.as_deref().context("which cluster? hint: quorate chaos examples/stacked.toml")?;
     let dir = file.with_extension("chaos");
     let (own, spec) = own_cluster(file, &dir)?;
     let has = |role: &Role| spec.nodes.iter().any(|n| n.roles.contains(role));
-    let subject = subject(&own, &spec, &args.lab)?;
+    let subject = subject(&own, &spec, &lab)?;
     let mut results = Results::read(&dir, &subject)?;
     let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
     other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));
@@ -72,12 +74,12 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let open: Vec<&&Row> = open.collect();
     let mut failed = Vec::new();
     if !open.is_empty() {
-        let borne = ready(&own, &spec, &args.lab, &subject)?;
+        let borne = ready(&own, &spec, &lab, &subject)?;
         // A row that cannot be measured says so; the others are measured nevertheless.
         for row in open {
             eprintln!("quorate: {}: {}", row.name, row.words(&args.minutes.to_string()));
             let pace = pace::of_row(row, borne);
-            up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..args.lab.clone() })?;
+            up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..lab.clone() })?;
             match measured(&own, &spec, row, args.minutes) {
                 Ok((figures, picture)) => {
                     results.keep(row, args.minutes, pace, figures)?;
