@@ -60,7 +60,10 @@ pub(crate) fn bring_up(
     }
     end_on_interrupt(name)?;
     let result = match runs {
-        true => Ok(()),
+        true => {
+            say_without_effect(name, lab);
+            Ok(())
+        }
         false => claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None)).and_then(|()| {
             let status = status(name)?;
             let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
@@ -87,6 +90,9 @@ pub(crate) fn bring_up(
 /// `cluster restore`.
 pub(crate) fn restore(file: Option<&Path>, name: &str, lab: &Lab) -> Result<()> {
     let (file, spec) = which(file)?;
+    if status(&spec.cluster.name).is_ok() {
+        say_without_effect(&spec.cluster.name, lab);
+    }
     go_back(&file, &spec, name, lab)?;
     show::nodes(&status(&spec.cluster.name)?);
     Ok(())
@@ -104,6 +110,19 @@ pub(crate) fn go_back(file: &Path, spec: &Spec, name: &str, lab: &Lab) -> Result
         result?;
     }
     Ok(())
+}
+
+/// What a keeper that runs was told when it started.
+fn say_without_effect(name: &str, lab: &Lab) {
+    let given =
+        [("--accel", lab.accel.is_some()), ("--dilation", lab.dilation.is_some()), ("--pid", lab.pid.is_some())];
+    let given: Vec<&str> = given.into_iter().filter(|(_, is)| *is).map(|(option, _)| option).collect();
+    if !given.is_empty() {
+        eprintln!(
+            "quorate: {name} runs already: {} has no effect; hint: `quorate cluster down` first",
+            given.join(", ")
+        );
+    }
 }
 
 /// Shows what nodes say until they are ready.

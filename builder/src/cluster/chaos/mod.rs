@@ -79,7 +79,7 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
         for row in open {
             eprintln!("quorate: {}: {}", row.name, row.words(&args.minutes.to_string()));
             let pace = pace::of_row(row, borne);
-            up::go_back(&own, &spec, SAVED, &Lab { dilation: Some(pace), ..lab.clone() })?;
+            go_back(&own, &spec, &lab, pace)?;
             match measured(&own, &spec, row, args.minutes) {
                 Ok((figures, picture)) => {
                     results.keep(row, args.minutes, pace, figures)?;
@@ -175,6 +175,15 @@ fn ready(own: &Path, spec: &Spec, lab: &Lab, subject: &str) -> Result<f64> {
             Ok(pace)
         }
     }
+}
+
+/// To the saved state, at this pace: a clock that runs cannot be given another one.
+fn go_back(own: &Path, spec: &Spec, lab: &Lab, pace: f64) -> Result<()> {
+    // Apart by more than a number loses on its way as text.
+    if status(&spec.cluster.name).is_ok_and(|now| (now.dilation - pace).abs() > 1e-6) {
+        tell(&spec.cluster.name, &Request::End)?;
+    }
+    up::go_back(own, spec, SAVED, &Lab { dilation: Some(pace), ..lab.clone() })
 }
 
 /// Boots it and saves it; answers at how many host seconds per guest second.

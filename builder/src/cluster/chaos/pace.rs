@@ -3,7 +3,7 @@
 
 use super::measure::{self, Figures};
 use super::rows::{Asked, Row};
-use super::{SAVED, administrator, up};
+use super::{administrator, go_back};
 use crate::cli::cluster::Lab;
 use crate::cluster::spec::Spec;
 use crate::keeper::Request;
@@ -46,7 +46,7 @@ pub(super) fn borne(own: &Path, spec: &Spec, lab: &Lab, first: f64) -> Result<f6
     let name = &spec.cluster.name;
     let mut pace = first;
     loop {
-        up::go_back(own, spec, SAVED, &Lab { dilation: Some(pace), ..lab.clone() })?;
+        go_back(own, spec, lab, pace)?;
         let now = status(name)?;
         let clock = Clock::new(now.dilation)?;
         let client = administrator(spec, own, &now, measure::PATIENCE)?;
