@@ -211,6 +211,11 @@ fn end(client: &Client) -> Result<()> {
     client.merge(&format!("{PATH}/{}", counter(0)), &json!({ "data": { "n": watch::END } })).map(drop)
 }
 
+/// Whether an object is read: one by its name, without a version, comes from a majority of etcd.
+pub(super) fn is_served(client: &Client) -> bool {
+    client.get(&format!("{PATH}/{}", counter(0))).is_ok()
+}
+
 /// Whether the API says that a node is Ready.
 pub(super) fn is_ready(client: &Client, node: &str) -> Result<bool> {
     let object: Value = serde_json::from_str(&client.get(&format!("/api/v1/nodes/{node}"))?)?;

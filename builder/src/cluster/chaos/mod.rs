@@ -284,6 +284,7 @@ fn until(own: &Path, spec: &Spec, client: &Client, notice: Notice, led: &Leaders
         let is_so = match notice {
             Notice::TakenOver => another(leaders::ask(spec, own, &now).controller_manager, &led.controller_manager)?,
             Notice::Scheduled => another(leaders::ask(spec, own, &now).scheduler, &led.scheduler)?,
+            Notice::Served => measure::is_served(client),
             Notice::NotReady => off.iter().all(|n| measure::is_ready(client, n).is_ok_and(|r| !r)),
         };
         if is_so {

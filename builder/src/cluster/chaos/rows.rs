@@ -70,6 +70,8 @@ pub(crate) enum Notice {
     Scheduled,
     /// The API says of a node that is off that it is not Ready.
     NotReady,
+    /// The API reads from etcd.
+    Served,
 }
 
 /// A row of the table.
@@ -154,11 +156,12 @@ impl Notice {
         match self {
             TakenOver | Scheduled => "taken over",
             NotReady => "NotReady",
+            Served => "served",
         }
     }
 }
 
-use Notice::{NotReady, Scheduled, TakenOver};
+use Notice::{NotReady, Scheduled, Served, TakenOver};
 use ServiceSignal::{Cont, Kill as Sigkill, Stop};
 use Step::{
     Apart, Bad, Calm, Clock, Cut, Firewall, Heal, InTurn, Kill, Minutes, Reboot, Signal, Slow, Start, Until, Wipe,
@@ -381,12 +384,16 @@ pub(crate) const ROWS: &[Row] = &[
         ETCD,
         &[Slow(Leader, 20), LED_AWAY_SLOWLY, Heal],
     ),
-    row(
-        "no-majority",
-        "two members are cut off for five minutes",
-        ETCD,
-        &[Cut(Whom::Two(Role::Etcd)), Calm(300_000), Heal],
-    ),
+    Row {
+        // Nobody is answered for most of it.
+        asked: Asked::Little,
+        ..row(
+            "no-majority",
+            "two members are cut off for five minutes",
+            ETCD,
+            &[Cut(Whom::Two(Role::Etcd)), Calm(300_000), Heal, Until(Served), NOTICED],
+        )
+    },
     row("rolling-reboot", "every node starts again, one after the other", &[], &[InTurn]),
     row("all-power", "every node loses power", &[], &[Kill(All), Start]),
     row("all-power-often", "every node loses power, 20 times in a row, while it boots", &[], &OFTEN),
