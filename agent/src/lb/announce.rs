@@ -1,4 +1,4 @@
-//! Tells the network where the virtual IP is. Keepalived does when it takes it (10 times within a second), and nobody would tell
+//! Tells the network where the virtual IP is. Keepalived does when it takes it, and a second later, and nobody would tell
 //! those that missed it: whoever holds the address goes on.
 //!
 //! Load balancers that do not hear each other, because a firewall lets VRRP (IP's protocol 112) not pass or a network is divided,
@@ -22,6 +22,11 @@ const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(10);
 /// One that was not heard for so long has not told: three times in a row.
 const SILENT: Duration = Duration::from_secs(3);
+/// Keepalived that takes the address tells at once and a second later (`init/src/roles/lb/keepalived.rs`): clients that the first
+/// one took back in between would be moved twice more. So it waits until the other one has been quiet for so long ...
+const LULL: Duration = Duration::from_millis(1200);
+/// ... but not until it is taken for silent itself.
+const LONGEST: Duration = Duration::from_millis(2800);
 /// Whoever asks is answered at most so often: anybody may ask.
 const ANSWER: Duration = Duration::from_millis(100);
 /// Two have the address for this long: not for the moments in which it moves, nor until a Keepalived that hangs is ended.
@@ -51,6 +56,8 @@ struct Plan {
     told: Duration,
     /// When one before this one was heard.
     before: Option<Duration>,
+    /// When one after it was heard.
+    after: Option<Duration>,
     asked: bool,
     /// Since when another load balancer has it, too, and when that was heard last; it is said once.
     both: Option<(Duration, Duration)>,
@@ -66,7 +73,10 @@ impl Plan {
         Some(match self.before {
             _ if self.asked => self.told + ANSWER,
             Some(heard) => heard + SILENT,
-            None => self.told + if self.first { OFTEN } else { SELDOM },
+            None => {
+                let lull = self.after.map_or(self.told, |heard| (heard + LULL).min(self.told + LONGEST));
+                lull.max(self.told + if self.first { OFTEN } else { SELDOM })
+            }
         })
     }
 
@@ -94,8 +104,9 @@ impl Plan {
 
     /// Another load balancer told. Answers whether that is to be said.
     fn hears(&mut self, now: Duration, who: Who) -> bool {
-        if who == Who::Before {
-            self.before = Some(now);
+        match who {
+            Who::Before => self.before = Some(now),
+            Who::After => self.after = Some(now),
         }
         // Who speaks seldom is heard seldom.
         let goes_on = |(_, last): &(Duration, Duration)| now.saturating_sub(*last) < SELDOM + SILENT;
@@ -255,7 +266,27 @@ mod tests {
         assert_eq!(second.due(), Some(ms(42_000)));
         let heard = [15_000, 32_000, 42_000, 52_000].map(|at| first.hears(ms(at), Who::After));
         assert_eq!(heard, [false, false, true, false], "once is when it moves");
-        assert_eq!(first.due(), Some(ms(30_000)), "it goes on as before");
+        assert_eq!(first.due(), Some(ms(31_800)), "it goes on");
+    }
+
+    /// Keepalived of the second one tells when it takes the address, and a second later.
+    #[test]
+    fn the_first_one_waits_until_the_other_has_told() {
+        let mut first = holder(true);
+        for (told, heard, due) in [(20_000, 20_900, 22_100), (30_100, 31_000, 32_200), (40_900, 41_000, 42_200)] {
+            first.tells(ms(told));
+            first.hears(ms(heard - 1000), Who::After);
+            assert!(first.due() >= Some(ms(heard)), "not in between");
+            first.hears(ms(heard), Who::After);
+            assert_eq!(first.due(), Some(ms(due)));
+        }
+        // One that never stops does not make it silent.
+        for heard in 43..46 {
+            first.hears(ms(1000 * heard), Who::After);
+        }
+        assert_eq!(first.due(), Some(ms(43_700)));
+        first.tells(ms(50_000));
+        assert_eq!(first.due(), Some(ms(51_000)), "long ago");
     }
 
     #[test]
