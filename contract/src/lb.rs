@@ -19,6 +19,8 @@ pub const SOUND: u32 = RISE + FALL - 1;
 /// Connections to the virtual IP may go on for so long on a load balancer that gave it up, or that stops. New ones go to its
 /// new holder; those of an external load balancer finish what they are about.
 pub const DRAIN_MS: u32 = 3000;
+/// Keepalived that takes the virtual IP tells the network at once, and again after so long (`vrrp_garp_master_delay`). Seconds.
+pub const TELLS_AGAIN_S: u8 = 1;
 /// A peer that is told that the holder stops has the virtual IP within two advertisements (RFC 9568, 6.1: the skew time); when
 /// nobody takes it, nothing is won by waiting longer.
 pub const HAND_OVER_MS: u32 = 500;

@@ -89,7 +89,8 @@ pub fn directory() -> std::io::Result<TempDir> {
     SWEPT.call_once(|| {
         for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
             let is_left = || Some(File::open(entry.path()).ok()?.try_lock().is_ok());
-            if entry.file_name().to_string_lossy().starts_with(OURS) && is_left() == Some(true) {
+            let is_ours = entry.file_name().to_string_lossy().starts_with(OURS);
+            if is_ours && entry.file_type().is_ok_and(|t| t.is_dir()) && is_left() == Some(true) {
                 // What cannot be removed is in nobody's way.
                 let _ = std::fs::remove_dir_all(entry.path());
             }

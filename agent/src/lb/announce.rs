@@ -10,6 +10,7 @@
 use super::arp::{Arp, Heard, Mac};
 use crate::channel::Channel;
 use crate::net::netlink::{Link, Netlink};
+use contract::lb::TELLS_AGAIN_S;
 use contract::node::{NodeConfig, Peer};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,9 +23,9 @@ const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(10);
 /// One that was not heard for so long has not told: three times in a row.
 const SILENT: Duration = Duration::from_secs(3);
-/// Keepalived that takes the address tells at once and a second later (`init/src/roles/lb/keepalived.rs`): clients that the first
-/// one took back in between would be moved twice more. So it waits until the other one has been quiet for so long ...
-const LULL: Duration = Duration::from_millis(1200);
+/// Keepalived that takes the address tells at once and once more ([`TELLS_AGAIN_S`]): clients that the first one took back in
+/// between would be moved twice more. So it waits until the other one has been quiet for longer than that ...
+const LULL: Duration = Duration::from_millis(TELLS_AGAIN_S as u64 * 1000 + 200);
 /// ... but not until it is taken for silent itself.
 const LONGEST: Duration = Duration::from_millis(2800);
 /// Whoever asks is answered at most so often: anybody may ask.

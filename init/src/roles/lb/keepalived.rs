@@ -5,6 +5,7 @@
 //! relieved. Base priorities are 110, 109, …; two files written by the agent are added: [`HOLDING`], 20 on the node that
 //! holds the address, and [`MASTERS`], -50 where no master is reached (agent/src/lb/watch.rs says how long).
 
+use contract::lb::TELLS_AGAIN_S;
 use contract::node::{NodeConfig, Peer};
 use contract::paths::LB;
 
@@ -53,7 +54,7 @@ global_defs {{
     vrrp_rt_priority {REAL_TIME}
     vrrp_rlimit_rttime {RUNS_AT_MOST}
     vrrp_no_swap
-    vrrp_garp_master_delay 1
+    vrrp_garp_master_delay {TELLS_AGAIN_S}
     vrrp_garp_master_repeat 5
     vrrp_garp_master_refresh {refresh}
     vrrp_garp_lower_prio_repeat 5
