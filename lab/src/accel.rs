@@ -41,6 +41,9 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
+/// What people say for how guests run.
+pub const WORDS: [&str; 3] = ["auto", "kvm", "tcg"];
+
 /// How guests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,7 +55,7 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// `auto`, `kvm` or `tcg`. The answer of a probe is remembered in `cache`.
+    /// From one of `WORDS`. The answer of a probe is remembered in `cache`.
     pub fn choose(word: &str, cache: &Path) -> Result<Self> {
         match word {
             "tcg" => Ok(Self::Tcg),
@@ -64,7 +67,7 @@ impl Accel {
                 let works = remembered(&cache.join("quorate/kvm"), || probe(Self::Kvm))?;
                 Ok(if works { Self::Kvm } else { Self::Tcg })
             }
-            other => bail!("accel `{other}`: expected auto, kvm or tcg"),
+            other => bail!("accel `{other}`: expected {}", WORDS.join(" or ")),
         }
     }
 

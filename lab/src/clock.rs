@@ -7,6 +7,7 @@
 
 use crate::command::{PRELOAD_FD, inherit_bytes};
 use anyhow::{Result, ensure};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use std::time::Duration;
 pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 /// `ppoll.c`, compiled.
 const PPOLL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ppoll.so"));
+
+/// Host seconds per guest second that a clock can have.
+pub const FACTORS: RangeInclusive<f64> = 1.0..=100.0;
 
 /// Converts between the guest's time and the host's. Nothing else in the lab does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +29,7 @@ pub struct Clock {
 impl Clock {
     /// A guest second lasts `factor` host seconds; 1 = no dilation.
     pub fn new(factor: f64) -> Result<Self> {
-        ensure!((1.0..=100.0).contains(&factor), "dilation {factor}: expected 1 to 100");
+        ensure!(FACTORS.contains(&factor), "dilation {factor}: expected {} to {}", FACTORS.start(), FACTORS.end());
         ensure!(
             factor == 1.0 || Path::new(FAKETIME).exists(),
             "dilation needs libfaketime; hint: apt-get install faketime"

@@ -157,7 +157,7 @@ fn ethernet(id: &str, w: Written, notices: &mut Vec<String>) -> Result<Ethernet,
 }
 
 /// `52:54:00:AB:cd:ef`, `52-54-…` or without separators, as platforms write them; answered in lower case with colons.
-fn normal_mac(text: &str) -> Result<String, String> {
+pub fn normal_mac(text: &str) -> Result<String, String> {
     let hex: String = text.chars().filter(|c| !":-".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
     if hex.len() != 12 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(format!("`{text}` is no MAC address"));

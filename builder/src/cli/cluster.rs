@@ -34,7 +34,7 @@ pub(crate) struct Lab {
     #[arg(long, default_value = "out", value_name = "DIR")]
     pub(crate) images: PathBuf,
     /// Force kvm or tcg, whatever [lab] says
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = lab::accel::WORDS)]
     pub(crate) accel: Option<String>,
     /// Host seconds per guest second, whatever [lab] says
     #[arg(long, value_name = "FACTOR")]

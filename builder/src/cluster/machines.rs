@@ -1,9 +1,8 @@
 //! From a cluster's description to the lab's plan: which machines, on which network, under which clock.
 
 use super::seed::dir_of;
-use super::spec::{Dilation, Node, Spec, bytes};
+use super::spec::{Node, Spec};
 use crate::cli::cluster::Lab;
-use crate::place::Refused;
 use anyhow::{Context, Result, ensure};
 use contract::image::Manifest;
 use contract::node::{Role, State};
@@ -41,13 +40,8 @@ pub(crate) fn snapshot_dir(spec: &Spec, name: &str) -> Result<PathBuf> {
 fn pace(spec: &Spec, lab: &Lab) -> Result<(Accel, Clock)> {
     let accel = Accel::choose(lab.accel.as_ref().unwrap_or(&spec.lab.accel), &crate::dirs::cache())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let factor = match (&lab.dilation, &spec.lab.dilation) {
-        (Some(f), _) | (None, Dilation::Factor(f)) => *f,
-        (None, Dilation::Word(w)) if w == "auto" => accel.dilation(spec.nodes.len(), cores),
-        (None, Dilation::Word(w)) => {
-            return Err(Refused(vec![format!("lab.dilation: expected a number or \"auto\", found \"{w}\"")]).into());
-        }
-    };
+    let wished = lab.dilation.or(spec.lab.dilation);
+    let factor = wished.unwrap_or_else(|| accel.dilation(spec.nodes.len(), cores));
     Ok((accel, Clock::new(factor)?))
 }
 
@@ -82,7 +76,6 @@ pub(crate) fn api(spec: &Spec) -> Option<SocketAddr> {
 /// The machines.
 pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, clock: Clock) -> Result<Vec<Machine>> {
     let dir = state_dir(&spec.cluster.name);
-    let state_bytes = bytes(&spec.lab.state_size).context("lab.state_size: expected a size like \"8GiB\"")?;
     spec.nodes
         .iter()
         .map(|node| {
@@ -90,7 +83,7 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, c
             let mut disks = Vec::new();
             if let Some(State::Disk(_)) = &node.state {
                 let path = dir.join(format!("{}.qcow2", node.name));
-                lab::disk::qcow2(&path, state_bytes)?;
+                lab::disk::qcow2(&path, spec.lab.state_size)?;
                 disks.push(Disk { path, format: "qcow2", serial: "state".into(), read_only: false });
             }
             disks.push(Disk {
@@ -99,7 +92,7 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, c
                 serial: "seed".into(),
                 read_only: true,
             });
-            let memory = node.roles.iter().map(|r| memory(spec, *r)).sum::<Result<u64>>()?;
+            let memory = node.roles.iter().map(|r| memory(spec, *r)).sum();
             let cmdline = std::fs::read_to_string(image.join("cmdline"))?.trim().to_owned();
             Ok(Machine {
                 name: node.name.clone(),
@@ -120,13 +113,9 @@ pub(crate) fn machines(spec: &Spec, images: &Path, seeds: &Path, accel: Accel, c
         .collect()
 }
 
-fn memory(spec: &Spec, role: Role) -> Result<u64> {
-    match spec.lab.memory.get(&role) {
-        Some(text) => bytes(text)
-            .map(|b| b >> 20)
-            .with_context(|| format!("lab.memory.{role}: expected \"512MiB\", found {text}")),
-        None => Ok(default_memory(role)),
-    }
+/// MiB.
+fn memory(spec: &Spec, role: Role) -> u64 {
+    spec.lab.memory.get(&role).map_or_else(|| default_memory(role), |bytes| bytes >> 20)
 }
 
 /// The image named, or the one with the fewest roles that has all of the node's.

@@ -294,8 +294,8 @@ fn default_router_id(id: &str) -> u8 {
 }
 
 fn network_config(spec: &Spec, node: &Node) -> Result<String> {
-    if let Some(own) = &node.network {
-        return Ok(serde_json::to_string_pretty(own)? + "\n");
+    if let Some(own) = node.own_network() {
+        return Ok(own + "\n");
     }
     let mut lan = json!({
         "match": { "macaddress": node.mac },

@@ -22,7 +22,7 @@ use super::leaders::{self, Leaders};
 use super::machines::{image_of, snapshot_dir, state_dir};
 use super::secrets::Secrets;
 use super::seed::dir_of;
-use super::spec::{self, Spec, bytes};
+use super::spec::{self, Spec};
 use super::talk::administrator;
 use super::up;
 use crate::cli::Format;
@@ -311,7 +311,7 @@ fn done(own: &Path, spec: &Spec, step: Step) -> Result<()> {
                 return Ok(());
             }
             std::fs::remove_file(&disk).with_context(|| format!("removing {}", disk.display()))?;
-            lab::disk::qcow2(&disk, bytes(&spec.lab.state_size).context("lab.state_size")?)
+            lab::disk::qcow2(&disk, spec.lab.state_size)
         }),
         Step::Reboot(whom) => tell(name, &Request::Reboot { nodes: nodes(whom)?, hard: false }),
         Step::Cut(whom) => tell(name, &Request::Impair { nodes: nodes(whom)?, from: cut.clone(), to: cut }),
