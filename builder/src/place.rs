@@ -18,7 +18,7 @@ impl Misplaced {
         let before = &text[..text.floor_char_boundary(offset)];
         Self {
             file: file.into(),
-            line: before.matches('\n').count() + 1,
+            line: line(text, offset),
             column: before.rsplit('\n').next().unwrap_or("").chars().count() + 1,
             message: message.into(),
         }
@@ -34,6 +34,11 @@ impl Misplaced {
     pub(crate) fn naming(file: &Path, text: &str, needle: &str, message: impl Into<String>) -> Self {
         Self::at(file, text, text.find(needle).unwrap_or(0), message)
     }
+}
+
+/// The line of a byte offset, from 1.
+pub(crate) fn line(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
 }
 
 impl fmt::Display for Misplaced {

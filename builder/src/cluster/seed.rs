@@ -67,7 +67,8 @@ fn write_with(spec: &Spec, file: &Path, restore: Option<&Restore>) -> Result<Pat
             others: Vec::new(),
         };
         if let Err(p) = assemble("seed", &parts, Transport::Medium) {
-            problems.extend(p.into_iter().map(|p| format!("{}: node {}: {p}", file.display(), node.name)));
+            let place = format!("{}:{}: node {}", file.display(), node.line, node.name);
+            problems.extend(p.into_iter().map(|p| format!("{place}: {p}")));
         }
         all.push((node, files));
     }
@@ -340,5 +341,19 @@ mod tests {
             assert!(!read(node).contains("PRIVATE KEY") && !read(node).contains("encryption_key"), "{node}");
         }
         assert!(read("admin.conf").contains("https://10.77.0.10:6443"));
+    }
+
+    #[test]
+    fn what_a_node_would_refuse_is_said_with_its_line_and_nothing_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("cluster.toml");
+        let text = crate::cluster::TEMPLATE.replace("# taints = [\"gpu=yes:NoSchedule\"]", "taints = [\"gpu\"]");
+        std::fs::write(&file, &text).expect("written");
+        let spec = super::super::spec::read(&file).expect("good by itself");
+        let e = write(&spec, &file).expect_err("refused").to_string();
+        // The worker is the last one.
+        let last = text.lines().collect::<Vec<_>>().iter().rposition(|l| *l == "[[node]]").expect("nodes") + 1;
+        assert!(e.contains(&format!("cluster.toml:{last}: node worker-1: ")) && e.contains("taint"), "{e}");
+        assert!(!dir_of(&spec, &file, "seed").exists());
     }
 }

@@ -83,8 +83,12 @@ fn parse(path: &Path, text: &str) -> Result<Spec> {
         return Err(Refused(problems.into_iter().map(placed).collect()).into());
     }
     let cluster = written.cluster.into_inner();
-    let normal = |n: Node| Node { mac: network_config::normal_mac(&n.mac).unwrap_or_default(), ..n };
-    let nodes: Vec<Node> = written.node.into_iter().map(Spanned::into_inner).map(normal).collect();
+    let placed = |n: Spanned<Node>| {
+        let line = crate::place::line(text, n.span().start);
+        let n = n.into_inner();
+        Node { line, mac: network_config::normal_mac(&n.mac).unwrap_or_default(), ..n }
+    };
+    let nodes: Vec<Node> = written.node.into_iter().map(placed).collect();
     let warnings = warnings(&cluster, &lb, &nodes);
     let (network, pki) = (written.network, written.pki);
     Ok(Spec { cluster, network, etcd, lb, pki, nodes, lab, warnings })

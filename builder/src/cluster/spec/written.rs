@@ -137,6 +137,9 @@ pub(crate) struct Node {
     pub(crate) taints: Vec<String>,
     /// Pods on it at most.
     pub(crate) max_pods: Option<u32>,
+    /// Where it begins in the file: the line, from 1.
+    #[serde(skip)]
+    pub(crate) line: usize,
 }
 
 impl Node {
