@@ -5,8 +5,8 @@ use crate::node::NodeConfig;
 /// A connection to a server in the same network takes a millisecond. One that is not answered within this is tried at the
 /// next server. A health check's TLS handshake has the same bound, so it is no shorter: apiservers are busy at times.
 pub const CONNECT_MS: u32 = 200;
-/// A server that is down for so long, longer than a connection is in the making, is dead: its connections are cut, if another
-/// master can take its clients.
+/// A server that is down for so long, longer than a connection is in the making, and whose last check failed, too, is dead: its
+/// connections are cut, if another master can take its clients.
 pub const SETTLED_MS: u32 = 220;
 const _: () = assert!(SETTLED_MS > CONNECT_MS);
 /// A server is down when so many of its checks failed one after the other ...
@@ -14,7 +14,8 @@ pub const FALL: u32 = 2;
 /// ... and up again when so many succeeded.
 pub const RISE: u32 = 2;
 /// What HAProxy counts a server's health up to (`srv_check_health` of `show servers state`, its management guide, 9.3): it is
-/// there when its last check succeeded, and one less for each that failed since.
+/// there when its last check succeeded, and one less for each that failed since; of one that is down it is 0, and one more for
+/// each that succeeded since the last that failed.
 pub const SOUND: u32 = RISE + FALL - 1;
 /// Connections to the virtual IP may go on for so long on a load balancer that gave it up, or that stops. New ones go to its
 /// new holder; those of an external load balancer finish what they are about.

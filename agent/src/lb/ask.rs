@@ -1,6 +1,6 @@
 //! One request through HAProxy's event loop, to its frontend `health` (`init/src/roles/lb/haproxy.rs`): that it is answered
-//! tells that HAProxy does not hang, and the answer which servers are up. A question to its command line: which of them passed
-//! their last check. And the words to it: that a server is down, and that its connections are to be cut.
+//! tells that HAProxy does not hang, and the answer which servers are up. A question to its command line: how their last
+//! checks went. And the words to it: that a server is down, and that its connections are to be cut.
 
 use super::watch::Masters;
 use crate::hung::{Silence, local};
@@ -38,7 +38,7 @@ fn command_line(command: &str) -> Result<String, String> {
     answer(stream, &format!("{command}\n"))
 }
 
-/// Asks which of these servers are up ([`contract::lb::servers`]), and where one is not, which of the others are sound.
+/// Asks which of these servers are up ([`contract::lb::servers`]), and where one is not, how the checks of all went.
 pub(super) fn haproxy(servers: &[String]) -> Result<Masters, Silence> {
     let stream = local(&format!("{LB}/sock/health"), PATIENCE);
     let stream = stream.map_err(|e| match e.kind() {
@@ -49,14 +49,15 @@ pub(super) fn haproxy(servers: &[String]) -> Result<Masters, Silence> {
     let up = up.map_err(|e| Silence::Mute(format!("no answer to the agent: {e}")))?;
     let (alive, ready) = (&up[..servers.len() / 2], &servers[..servers.len() / 2]);
     // Nobody asks for more where all are well.
-    let sound = if alive.contains(&false) { sound(ready) } else { alive.to_vec() };
-    Ok(Masters { up, sound })
+    let all_well = !alive.contains(&false);
+    let health = if all_well { vec![Some(contract::lb::SOUND); ready.len()] } else { healths(ready) };
+    Ok(Masters { up, health })
 }
 
-/// None is where HAProxy does not tell: what cannot be known is not acted upon.
-fn sound(ready: &[String]) -> Vec<bool> {
+/// None for those of whom HAProxy does not tell.
+fn healths(ready: &[String]) -> Vec<Option<u32>> {
     let state = command_line(&format!("show servers state {}", contract::lb::BACKENDS[0])).unwrap_or_default();
-    ready.iter().map(|server| health(&state, server) == Some(contract::lb::SOUND)).collect()
+    ready.iter().map(|server| health(&state, server)).collect()
 }
 
 /// Of a server, `BACKEND/NAME`: a line with the format's version, one with the columns' names after a `#`, and one for each

@@ -1,6 +1,7 @@
 //! What follows from what HAProxy answered: pure.
 
 use crate::hung::{self, Silence};
+use contract::lb::SOUND;
 use std::time::Duration;
 
 /// What holding the virtual IP adds to a node's priority: more than the base priorities differ.
@@ -40,8 +41,20 @@ const ALONE: Duration = Duration::from_secs(5);
 pub(crate) struct Masters {
     /// Whether each server is up, in the order of [`contract::lb::servers`].
     pub(crate) up: Vec<bool>,
-    /// Whether each master's last check succeeded.
-    pub(crate) sound: Vec<bool>,
+    /// What HAProxy counts of each master's checks, up to [`SOUND`] (`contract::lb`); none: it did not tell.
+    pub(crate) health: Vec<Option<u32>>,
+}
+
+impl Masters {
+    /// Whether a master's last check succeeded, after others that did.
+    fn is_sound(&self, master: usize) -> bool {
+        self.health[master] == Some(SOUND)
+    }
+
+    /// Whether a master is neither alive nor, as its last check succeeded, about to be.
+    fn is_dead(&self, master: usize) -> bool {
+        !self.up[master] && self.health[master].is_none_or(|h| h == 0)
+    }
 }
 
 /// What is to be done.
@@ -107,9 +120,9 @@ impl Watch {
         due.min().unwrap_or(ASK).min(ASK)
     }
 
-    fn cuts(&mut self, now: Duration, Masters { up, sound }: &Masters) -> Vec<Decision> {
+    fn cuts(&mut self, now: Duration, seen: &Masters) -> Vec<Decision> {
         let masters = self.serve.len();
-        let (alive, started) = up.split_at(masters);
+        let (alive, started) = seen.up.split_at(masters);
         for (since, serves) in self.serve.iter_mut().zip(alive.iter().zip(started).map(|(a, s)| *a && *s)) {
             *since = serves.then(|| since.unwrap_or(now));
         }
@@ -119,19 +132,20 @@ impl Watch {
         // that had just made it after `CHECK` (`init/src/roles/lb/haproxy.rs`). But each has failed its first check by then.
         let steady = |since: &Option<Duration>| since.is_some_and(|s| now.saturating_sub(s) >= STEADY);
         let serve = &self.serve;
-        let takes = |(m, since): (usize, &Option<Duration>)| steady(since) && sound[m];
+        let takes = |(m, since): (usize, &Option<Duration>)| steady(since) && seen.is_sound(m);
         let others = |master: usize| serve.iter().enumerate().any(|s| s.0 != master && takes(s));
         let mut decisions = Vec::new();
         for (i, server) in self.servers.iter_mut().enumerate() {
             let master = i % masters;
-            if up[i] {
+            if seen.up[i] {
                 (server.down, server.cut) = (None, false);
                 if !alive[master] && others(master) {
                     decisions.push(Decision::MarkDown(server.name.clone()));
                 }
             } else if !server.cut {
                 let down = now.saturating_sub(*server.down.get_or_insert(now));
-                if down >= SETTLED && (others(master) || down >= ALONE) {
+                // On a network that loses packets two checks in a row are lost now and then: the next one succeeds.
+                if down >= SETTLED && (seen.is_dead(master) && others(master) || down >= ALONE) {
                     (server.down, server.cut) = (None, true);
                     decisions.push(Decision::Cut(server.name.clone()));
                 }
@@ -191,7 +205,7 @@ mod tests {
 
     /// A master that is alive, or not; its last resort is late to tell.
     fn masters(alive: bool) -> Masters {
-        Masters { up: vec![alive, true], sound: vec![alive] }
+        Masters { up: vec![alive, true], health: vec![Some(if alive { SOUND } else { 0 })] }
     }
 
     /// A holder's decisions but for cuts.
@@ -262,11 +276,11 @@ mod tests {
 
     /// What is decided at a moment, of what is up then.
     fn at(watch: &mut Watch, ms: u64, up: [u8; 4]) -> String {
-        sound_at(watch, ms, up, [up[0], up[1]])
+        health_at(watch, ms, up, [up[0], up[1]].map(|up| if up == 1 { SOUND } else { 0 }))
     }
 
-    fn sound_at(watch: &mut Watch, ms: u64, up: [u8; 4], sound: [u8; 2]) -> String {
-        let answer = Ok(Masters { up: up.map(|u| u == 1).into(), sound: sound.map(|s| s == 1).into() });
+    fn health_at(watch: &mut Watch, ms: u64, up: [u8; 4], health: [u32; 2]) -> String {
+        let answer = Ok(Masters { up: up.map(|u| u == 1).into(), health: health.map(Some).into() });
         let decisions = watch.step(Duration::from_millis(ms), true, answer).into_iter();
         let text = decisions.filter_map(|d| match d {
             Decision::Cut(server) => Some(format!("cut {server}")),
@@ -323,13 +337,36 @@ mod tests {
     fn one_that_has_just_failed_a_check_takes_nobodys_clients() {
         let mut watch = two();
         assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
-        assert_eq!(sound_at(&mut watch, 2000, [1, 0, 1, 1], [0, 0]), "", "both are late");
-        assert_eq!(sound_at(&mut watch, 2220, [1, 0, 1, 1], [0, 0]), "");
+        assert_eq!(health_at(&mut watch, 2000, [1, 0, 1, 1], [SOUND - 1, 0]), "", "both are late");
+        assert_eq!(health_at(&mut watch, 2220, [1, 0, 1, 1], [SOUND - 1, 0]), "");
         assert_eq!(at(&mut watch, 2300, [0, 0, 1, 1]), "");
         // And where it was lost on the way:
         assert_eq!(at(&mut watch, 5000, [1, 1, 1, 1]), "");
-        assert_eq!(sound_at(&mut watch, 7000, [1, 0, 1, 1], [0, 0]), "");
-        assert_eq!(sound_at(&mut watch, 7300, [1, 0, 1, 1], [1, 0]), "cut ready/b, mark down started/b");
+        assert_eq!(health_at(&mut watch, 7000, [1, 0, 1, 1], [SOUND - 1, 0]), "");
+        assert_eq!(health_at(&mut watch, 7300, [1, 0, 1, 1], [SOUND, 0]), "cut ready/b, mark down started/b");
+    }
+
+    #[test]
+    fn one_whose_checks_succeed_again_keeps_its_connections() {
+        let mut watch = two();
+        let again = [SOUND, 1];
+        assert_eq!(at(&mut watch, 0, [1, 1, 1, 1]), "");
+        assert_eq!(at(&mut watch, 2000, [1, 0, 1, 1]), "mark down started/b");
+        assert_eq!(health_at(&mut watch, 2220, [1, 0, 1, 0], again), "", "the next one succeeded");
+        assert_eq!(at(&mut watch, 2420, [1, 1, 1, 0]), "");
+        assert_eq!(at(&mut watch, 2620, [1, 1, 1, 0]), "", "the last resort's checks are a little later");
+        assert_eq!(at(&mut watch, 2820, [1, 1, 1, 1]), "");
+        // It was the last one that succeeded.
+        assert_eq!(at(&mut watch, 4000, [1, 0, 1, 1]), "mark down started/b");
+        assert_eq!(health_at(&mut watch, 4220, [1, 0, 1, 0], again), "");
+        assert_eq!(at(&mut watch, 4440, [1, 0, 1, 0]), "cut ready/b, cut started/b");
+        // Every second one does, which is no master to be connected to.
+        assert_eq!(at(&mut watch, 5000, [1, 1, 1, 1]), "");
+        assert_eq!(at(&mut watch, 6000, [1, 0, 1, 1]), "mark down started/b");
+        for ms in [7000, 8000, 9000, 10_999] {
+            assert_eq!(health_at(&mut watch, ms, [1, 0, 1, 0], again), "");
+        }
+        assert_eq!(health_at(&mut watch, 12_000, [1, 0, 1, 0], again), "cut ready/b, cut started/b");
     }
 
     #[test]
