@@ -26,6 +26,7 @@ mod config;
 mod debian;
 mod digest;
 mod dirs;
+mod failure;
 mod fetch;
 mod format;
 mod image;
@@ -58,10 +59,6 @@ fn main() -> ExitCode {
     interrupt::work_ended();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("quorate: {e:#}");
-            let usage = e.chain().any(|c| c.is::<place::Misplaced>() || c.is::<place::Refused>());
-            ExitCode::from(if usage { 2 } else { 1 })
-        }
+        Err(e) => failure::tell(&e),
     }
 }

@@ -1,7 +1,7 @@
 //! Arguments of `quorate cluster`.
 
 use super::Format;
-use super::values::{Step, milliseconds, share, signal, step};
+use super::values::{Step, dilation, milliseconds, share, signal, step};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub(crate) struct Lab {
     #[arg(long, value_name = "NAME", value_parser = lab::accel::WORDS)]
     pub(crate) accel: Option<String>,
     /// Host seconds per guest second, whatever [lab] says
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = dilation)]
     pub(crate) dilation: Option<f64>,
     /// End the cluster when this process ends: a CI job that is killed leaves nothing behind (--pid $$)
     #[arg(long, value_name = "PID")]

@@ -1,5 +1,7 @@
 //! Values of arguments: times, steps of a clock, shares, signals.
 
+use lab::clock::FACTORS;
+
 /// `20ms`, `1.5s`, or a bare number of milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<f64, String> {
     let (number, times) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
@@ -38,6 +40,12 @@ pub(super) fn step(text: &str) -> Result<Step, String> {
     Ok(Step(sign * seconds))
 }
 
+/// Host seconds per guest second.
+pub(super) fn dilation(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| FACTORS.contains(factor));
+    factor.ok_or_else(|| format!("expected {} to {}, found {text}", FACTORS.start(), FACTORS.end()))
+}
+
 pub(super) fn signal(text: &str) -> Result<contract::voice::ServiceSignal, String> {
     contract::voice::ServiceSignal::parse(text).ok_or_else(|| "expected kill, term, stop or cont".into())
 }
@@ -57,6 +65,8 @@ mod tests {
 
     #[test]
     fn times_and_shares() {
+        assert_eq!((dilation("1"), dilation("2.5")), (Ok(1.0), Ok(2.5)));
+        assert!([dilation("0.9"), dilation("101"), dilation("NaN"), dilation("x")].iter().all(Result::is_err));
         assert_eq!((milliseconds("20ms"), milliseconds("1.5s"), milliseconds("7")), (Ok(20.0), Ok(1500.0), Ok(7.0)));
         assert!(milliseconds("soon").is_err() && milliseconds("-1ms").is_err());
         assert_eq!((share("5%"), share("0.5")), (Ok(0.05), Ok(0.5)));

@@ -118,6 +118,10 @@ fn memory(spec: &Spec, role: Role) -> u64 {
     spec.lab.memory.get(&role).map_or_else(|| default_memory(role), |bytes| bytes >> 20)
 }
 
+/// One of them is for every node.
+const MAKE_IMAGES: &str =
+    "hint: `quorate image build universal` makes one with all roles, --images names where they are";
+
 /// The image named, or the one with the fewest roles that has all of the node's.
 pub(crate) fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
     let read = |dir: &Path| -> Option<Manifest> {
@@ -129,7 +133,7 @@ pub(crate) fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
         return Ok(dir);
     }
     let mut found: Vec<(usize, PathBuf)> = std::fs::read_dir(images)
-        .with_context(|| format!("looking for images in {}; hint: `quorate image build etcd`", images.display()))?
+        .with_context(|| format!("looking for images in {}; {MAKE_IMAGES}", images.display()))?
         .flatten()
         .filter_map(|e| {
             let manifest = read(&e.path())?;
@@ -141,7 +145,7 @@ pub(crate) fn image_of(node: &Node, images: &Path) -> Result<PathBuf> {
     let roles: Vec<_> = node.roles.iter().map(ToString::to_string).collect();
     found.into_iter().next().map(|(_, p)| p).with_context(|| {
         format!(
-            "node {}: no image in {} has the roles {}; hint: `quorate image build etcd`",
+            "node {}: no image in {} has the roles {}; {MAKE_IMAGES}",
             node.name,
             images.display(),
             roles.join(", ")

@@ -59,19 +59,17 @@ pub(crate) fn bring_up(
         (_, true) => {}
     }
     end_on_interrupt(name)?;
-    let result = match runs {
-        true => {
-            say_without_effect(name, lab);
-            Ok(())
-        }
-        false => claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None)).and_then(|()| {
-            let status = status(name)?;
-            let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
-            crate::progress::say(&format!("VMs: {vms}, {}", show::pace(status.accel, status.dilation)));
-            Ok(())
-        }),
-    };
-    let came_up = result.and_then(|()| follow(spec, only, patience));
+    if runs {
+        say_without_effect(name, lab);
+    } else {
+        let started = claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None));
+        wait_if_interrupted();
+        started?;
+        let status = status(name)?;
+        let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
+        crate::progress::say(&format!("VMs: {vms}, {}", show::pace(status.accel, status.dilation)));
+    }
+    let came_up = follow(spec, only, patience);
     wait_if_interrupted();
     if let Err(e) = came_up {
         // What ran before is not this command's to end, whatever trouble a node of it is in.
@@ -245,7 +243,8 @@ fn start_keeper(spec: &Spec, file: &Path, lab: &Lab, only: &[String], restore: O
     }
     if line.trim() != "listening" {
         let said = std::fs::read_to_string(&log_path).unwrap_or_default();
-        bail!("the keeper did not start: {}", said.trim().trim_start_matches("quorate: "));
+        let said = said.trim().trim_start_matches("quorate: ");
+        bail!("{}", if said.is_empty() { "the keeper ended before it listened, without a word" } else { said });
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use super::{Answer, Request, Status};
 use crate::cluster::machines::state_dir;
 use crate::cluster::spec::{self, Spec};
-use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader, Read, Write};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,12 @@ pub(crate) struct Answers(BufReader<UnixStream>);
 
 /// Asks the keeper of a cluster.
 pub(crate) fn ask(name: &str, request: &Request) -> Result<Answers> {
-    let mut stream = UnixStream::connect(socket(name))
-        .with_context(|| format!("no keeper answers: the cluster {name} is not up; hint: `quorate cluster up`"))?;
+    let mut stream = UnixStream::connect(socket(name)).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            anyhow!("the cluster {name} is not up; hint: `quorate cluster up`")
+        }
+        _ => Error::from(e).context(format!("asking the keeper of the cluster {name}")),
+    })?;
     writeln!(stream, "{}", serde_json::to_string(request)?)?;
     Ok(Answers(BufReader::new(stream)))
 }
