@@ -46,7 +46,7 @@ pub(crate) struct Masters {
 }
 
 impl Masters {
-    /// Whether a master's last check succeeded, after others that did.
+    /// Whether a master is up and its last check succeeded.
     fn is_sound(&self, master: usize) -> bool {
         self.health[master] == Some(SOUND)
     }

@@ -65,11 +65,9 @@ pub(crate) fn bring_up(
         let started = claim_state(spec, file).and_then(|()| start_keeper(spec, file, lab, only, None));
         wait_if_interrupted();
         started?;
-        let status = status(name)?;
-        let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
-        crate::progress::say(&format!("VMs: {vms}, {}", show::pace(status.accel, status.dilation)));
     }
-    let came_up = follow(spec, only, patience);
+    let came_up = if runs { Ok(()) } else { say_pace(name) };
+    let came_up = came_up.and_then(|()| follow(spec, only, patience));
     wait_if_interrupted();
     if let Err(e) = came_up {
         // What ran before is not this command's to end, whatever trouble a node of it is in.
@@ -82,6 +80,13 @@ pub(crate) fn bring_up(
             state_dir(name).display()
         )));
     }
+    Ok(())
+}
+
+fn say_pace(name: &str) -> Result<()> {
+    let status = status(name)?;
+    let vms = status.nodes.iter().filter(|n| n.pid.is_some()).count();
+    crate::progress::say(&format!("VMs: {vms}, {}", show::pace(status.accel, status.dilation)));
     Ok(())
 }
 

@@ -153,6 +153,13 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_passes_over_in_its_network_is_a_warning() {
+        let own = "network = { version = 2, ethernets = { lan = { dhcp4 = true, lldp = true } } }\nstate = {";
+        let spec = parse(Path::new("t"), &ONE.replace("state = {", own)).expect("good");
+        assert_eq!(spec.warnings, ["node etcd-1: network-config: ethernets.lan.lldp is passed over"]);
+    }
+
+    #[test]
     fn a_wrong_value_is_named_where_it_stands() {
         let t = format!("# 400ms, Demo, 4 gigs, 5ms and version 2 are said here, too\n{ONE}");
         let cases = [

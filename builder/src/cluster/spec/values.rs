@@ -134,6 +134,7 @@ fn milliseconds(text: &str) -> Option<u32> {
     }
 }
 
+/// `6h`, `30m`; `0` = never.
 fn minutes(text: &str) -> Option<u32> {
     match (text.strip_suffix('h'), text.strip_suffix('m')) {
         (Some(n), _) => n.parse::<u32>().ok()?.checked_mul(60),
@@ -143,13 +144,13 @@ fn minutes(text: &str) -> Option<u32> {
 }
 
 /// `512MiB`, `4GiB`.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
-    let (number, shift) = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
-        (Some(n), _) => (n, 30),
-        (None, Some(n)) => (n, 20),
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = match (text.strip_suffix("GiB"), text.strip_suffix("MiB")) {
+        (Some(n), _) => (n, 1 << 30),
+        (None, Some(n)) => (n, 1 << 20),
         (None, None) => return None,
     };
-    number.trim().parse::<u64>().ok()?.checked_shl(shift).filter(|b| *b > 0)
+    number.trim().parse::<u64>().ok()?.checked_mul(unit).filter(|b| *b > 0)
 }
 
 #[cfg(test)]
@@ -162,6 +163,8 @@ mod tests {
             (bytes("512MiB"), bytes("4GiB"), bytes("4"), bytes("0MiB")),
             (Some(512 << 20), Some(4 << 30), None, None)
         );
+        // 2^35 GiB are 2^65 bytes.
+        assert_eq!((bytes("34359738368GiB"), bytes("-1GiB"), bytes("GiB"), bytes("")), (None, None, None, None));
     }
 
     #[test]

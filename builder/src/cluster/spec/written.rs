@@ -128,7 +128,7 @@ pub(crate) struct Node {
     /// Profile; default: the smallest with these roles.
     pub(crate) image: Option<String>,
     /// network-config v2 instead of `[network]`.
-    pub(crate) network: Option<toml::Table>,
+    pub(crate) network: Option<serde_json::Map<String, serde_json::Value>>,
     /// Of the Kubernetes node.
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
@@ -145,8 +145,7 @@ pub(crate) struct Node {
 impl Node {
     /// Its network-config v2, where it has one of its own.
     pub(crate) fn own_network(&self) -> Option<String> {
-        let text = |own| serde_json::to_string_pretty(own).unwrap_or_else(|e| format!("# {e}"));
-        self.network.as_ref().map(text)
+        self.network.clone().map(|own| format!("{:#}", serde_json::Value::Object(own)))
     }
 }
 

@@ -28,9 +28,9 @@ use std::net::SocketAddr;
 const MAXCONN: u32 = 20_000;
 /// Until a master that is gone without a word gets no new connections: a check begins within `INTER`, is refused or times out
 /// within `CONNECT`, and is repeated after `FAST_INTER` until it failed `FALL` times: 0.45 to 0.65 s. It loses those it has
-/// when it is still down after `contract::lb::SETTLED_MS`, in which time checks go on, none of the last ones succeeded, and another
-/// could take them: on a network that loses one packet in a hundred two checks in a row are lost every few minutes, and no
-/// watch may be cut for that (nor on one that is slow, where the two that bring it back take longer).
+/// when it is still down after `contract::lb::SETTLED_MS`, in which checks go on, unless the last one succeeded, and if another
+/// master could take them: on a network that loses one packet in a hundred two checks in a row are lost every few minutes, and
+/// no watch is to be cut for that, also where the two that bring it back take longer.
 const INTER_MS: u32 = 200;
 const FAST_INTER_MS: u32 = 50;
 /// The last resort's servers are asked less often: each time costs an apiserver a TLS handshake.
