@@ -182,37 +182,46 @@ fn all_lose_power_while_writing_and_again_while_they_boot() {
 #[test]
 fn a_member_that_lost_its_disk_joins_with_a_new_identity_and_a_stranger_does_not() {
     let cluster = Cluster::booted();
+    let disk = cluster.state().join("etcd-3.qcow2");
+    let lost = || {
+        cluster.ok(&["kill", "etcd-3"]);
+        std::fs::remove_file(&disk).expect("lost");
+        cluster.blank_disk("etcd-3", 2 << 30);
+    };
     let before = cluster.client("etcd-1").member_ids().expect("listed");
     cluster.client("etcd-1").put("before", "1").expect("written");
-    cluster.ok(&["kill", "etcd-3"]);
 
-    // A machine of the same name with other CAs: nobody answers it, and it starts nothing.
-    let strange = Cluster::stranger(&cluster);
-    let seed = cluster.seeds().join("etcd-3/seed.iso");
-    let own = std::fs::read(&seed).expect("read");
-    std::fs::write(&seed, std::fs::read(strange.join("etcd-3/seed.iso")).expect("read")).expect("exchanged");
-    let disk = cluster.state().join("etcd-3.qcow2");
-    std::fs::remove_file(&disk).expect("lost");
-    cluster.blank_disk("etcd-3", 2 << 30);
-    cluster.ok(&["start", "--no-wait", "etcd-3"]);
-    cluster.wait_for("etcd-3", "its wait", SOON, |n| {
-        n["said"].as_str().is_some_and(|s| s == "node: etcd waits: etcd-1, etcd-2 did not answer yet")
-    });
-    assert_eq!(cluster.client("etcd-1").member_ids().expect("listed"), before, "a stranger changes nothing");
-    cluster.ok(&["kill", "etcd-3"]);
-
-    // Its own seed, and an empty disk.
-    std::fs::write(&seed, own).expect("exchanged");
-    std::fs::remove_file(&disk).expect("lost");
-    cluster.blank_disk("etcd-3", 2 << 30);
+    // It is back some four seconds later, when what the leader writes to it has filled the connection and waits (five
+    // seconds at most): the leader serves all others nevertheless while it takes the old identity out.
+    lost();
+    let writer = Writer::start(&cluster, &["etcd-1", "etcd-2"], "gone");
+    more(&cluster, &writer, 400);
+    writer.stop();
+    let writer = Writer::start(&cluster, &["etcd-1", "etcd-2"], "back");
     let said = cluster.ok(&["start", "etcd-3"]);
     assert!(said.contains("joining with a new identity"), "{said}");
+    let written = writer.stop();
+    written.tell("a member that lost its disk joins");
+    let (at, gap) = written.record.longest_gap();
+    assert!(gap < Duration::from_millis(500), "nobody answered for {gap:?} from {at:?} on");
+    written.assert_kept(&cluster, "etcd-3", "back");
     assert_eq!(cluster.client("etcd-3").get("before").expect("read").as_deref(), Some("1"));
     let after = cluster.client("etcd-1").member_ids().expect("listed");
     assert_eq!((before.len(), after.len()), (3, 3));
     assert_ne!(before, after, "a new identity");
     let learners = cluster.client("etcd-1").learners().expect("listed");
     assert!(learners.is_empty(), "it has its vote: {learners:?}");
+
+    // A machine of the same name with other CAs: nobody answers it, and it starts nothing.
+    let strange = Cluster::stranger(&cluster);
+    let seed = cluster.seeds().join("etcd-3/seed.iso");
+    std::fs::write(&seed, std::fs::read(strange.join("etcd-3/seed.iso")).expect("read")).expect("exchanged");
+    lost();
+    cluster.ok(&["start", "--no-wait", "etcd-3"]);
+    cluster.wait_for("etcd-3", "its wait", SOON, |n| {
+        n["said"].as_str().is_some_and(|s| s == "node: etcd waits: etcd-1, etcd-2 did not answer yet")
+    });
+    assert_eq!(cluster.client("etcd-1").member_ids().expect("listed"), after, "a stranger changes nothing");
 }
 
 #[test]
