@@ -28,6 +28,8 @@ pub mod condition {
     pub const TIME: &str = "time";
     /// The interface of the virtual IP stands in keepalived's `link.conf`.
     pub const LINK: &str = "link";
+    /// etcd serves the apiserver of this master, which is about to start.
+    pub const STORE: &str = "store";
     /// On a master: the apiserver of this node is ready. On a worker: the API is there for its kubelet.
     pub const API: &str = "api";
     /// The cluster's objects were applied once, or others of the cluster see to them.
@@ -35,7 +37,7 @@ pub mod condition {
     /// The API says that this node is Ready.
     pub const NODE_READY: &str = "node-ready";
     /// All conditions.
-    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, SNAPSHOT, TIME, LINK, API, OBJECTS, NODE_READY];
+    pub const ALL: &[&str] = &[ADDRESS, PKI, MEMBER, FORMED, SNAPSHOT, TIME, LINK, STORE, API, OBJECTS, NODE_READY];
 }
 
 /// From an agent to PID 1.

@@ -1,4 +1,4 @@
-//! Static pods start when what they need is there, and the API's readiness is known.
+//! Static pods start when what they need is there, and so does the kubelet, and the API's readiness is known.
 //!
 //! An apiserver without etcd ends after a while and is restarted ever later, and so do the others without an apiserver. So
 //! each manifest is moved to where the kubelet looks only then: the apiserver's when etcd answers, the others' when the
@@ -13,7 +13,7 @@ use super::api::Api;
 use crate::channel::Channel;
 use crate::etcd;
 use contract::control::FromAgent;
-use contract::control::condition::API;
+use contract::control::condition::{API, STORE};
 use contract::kube::{self, Component};
 use contract::node::NodeConfig;
 use contract::ports;
@@ -44,6 +44,7 @@ pub(super) fn watch(config: &NodeConfig, is_ready: &AtomicBool, channel: Channel
     }
     let_the_first_begin(config);
     start(kube::APISERVER)?;
+    channel.done(STORE)?;
     let mut began = false;
     loop {
         let well = Api::local(config).and_then(|api| api.is_well("/readyz"));

@@ -88,7 +88,9 @@ pub(crate) fn network() -> Service {
 
 /// The plan of a node.
 pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
-    use contract::control::condition::{ADDRESS, API, FORMED, LINK, MEMBER, NODE_READY, OBJECTS, PKI, SNAPSHOT, TIME};
+    use contract::control::condition::{
+        ADDRESS, API, FORMED, LINK, MEMBER, NODE_READY, OBJECTS, PKI, SNAPSHOT, STORE, TIME,
+    };
     let config = &seed.node;
     let mut plan = NodePlan {
         modules: vec![],
@@ -118,7 +120,7 @@ pub(crate) fn plan(seed: &NodeSeed) -> Result<NodePlan, String> {
     }
     plan.services.push(Service {
         needs: owned(&[ADDRESS]),
-        provides: owned(&[PKI, MEMBER, FORMED, SNAPSHOT, TIME, LINK, API, OBJECTS, NODE_READY]),
+        provides: owned(&[PKI, MEMBER, FORMED, SNAPSHOT, TIME, LINK, STORE, API, OBJECTS, NODE_READY]),
         ready: Ready::Done(done),
         ..agent("node")
     });

@@ -99,6 +99,11 @@ const KUBELET: Reasons = &[
     ),
     ("failSwapOn", "there is no swap; a kubelet that refuses to start for it would be no help"),
     ("nodeLeaseDurationSeconds", NOT_READY),
+    ("nodeStatusReportFrequency", "the default, which setting `nodeStatusUpdateFrequency` alone would change"),
+    (
+        "nodeStatusUpdateFrequency",
+        "a node that is back soon is Ready within a second instead of ten; only what changed is sent",
+    ),
     (
         "protectKernelDefaults",
         "the image's sysctls are what the kubelet wants; one that is not is an error, not a change",

@@ -6,7 +6,7 @@
 
 use super::super::{NodePlan, agent, owned};
 use super::json;
-use contract::control::condition::{ADDRESS, API, NODE_READY, OBJECTS, PKI};
+use contract::control::condition::{ADDRESS, API, NODE_READY, OBJECTS, PKI, STORE};
 use contract::kube;
 use contract::node::{NodeConfig, Role};
 use contract::ports;
@@ -32,6 +32,9 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
     let mut needs = owned(&[ADDRESS, PKI, "containerd", "pause-image"]);
     if is_master {
         done.extend([API, OBJECTS]);
+        // It asks the apiserver that it starts itself, and after each time in vain it waits longer, up to half a minute: on a
+        // new member of an old cluster that came to 19 s after the apiserver was ready.
+        needs.push(STORE.into());
     } else {
         // Until it has a certificate (`agent/src/kube/admission.rs` says why).
         needs.push(API.into());
@@ -93,6 +96,12 @@ pub(super) fn configuration(config: &NodeConfig) -> Result<Value, String> {
         "staticPodPath": paths::MANIFESTS,
         // Renewed four times in that time (`control_plane.rs`, NODE_GRACE).
         "nodeLeaseDurationSeconds": 16,
+        // A node that is back while it still counts as Ready says at first that it is not, and then only this often whether it
+        // is (kubelet_node_status.go, `fastNodeStatusUpdate`); 10 s by default. Where nothing changed nothing is sent, and
+        // the node is looked up in what the kubelet watches.
+        "nodeStatusUpdateFrequency": "1s",
+        // The default, but for whoever sets the one above.
+        "nodeStatusReportFrequency": "5m",
         // Without systemd there is no other.
         "resolvConf": "/etc/resolv.conf",
         // The root is read-only.
