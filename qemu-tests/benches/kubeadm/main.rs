@@ -3,7 +3,8 @@
 //! every node Ready, and what clients of the virtual IP notice when a machine loses power. All times are the guests'.
 //!
 //! `make bench-kubeadm`; not a part of `make bench`: it wants root and mmdebstrap, and takes one and a half hours. Words choose
-//! a side (`ours`, `kubeadm`), or that only the peer's disk is made (`disk`); `DILATION` is the host's seconds per guest second:
+//! a side (`ours`, `kubeadm`), that it is over when all nodes are Ready (`cold`, half of the time), or that only the peer's disk
+//! is made (`disk`); `DILATION` is the host's seconds per guest second:
 //! `DILATION=16 cargo bench -p qemu-tests --bench kubeadm -- kubeadm`. `QUORATE_KEEP=1` leaves disks and consoles.
 
 mod disk;
@@ -40,18 +41,20 @@ type Figures = Vec<(&'static str, f64)>;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|w| w == name);
+    let has = |word: &str| words.iter().any(|w| w == word);
+    let both = has("ours") == has("kubeadm");
+    let cold = has("cold");
     if words == ["disk"] {
         return disk::base().map(drop);
     }
     let dilation = std::env::var("DILATION").ok().map_or(Ok(DILATION), |d| d.parse()).context("DILATION: a number")?;
     println!("## a cluster of six: three masters with etcd, two load balancers, a worker; dilated {dilation}-fold");
     let mut ours = Figures::new();
-    if wanted("ours") {
-        ours = measure(&mut Side::ours(dilation)?)?;
+    if both || has("ours") {
+        ours = measure(&mut Side::ours(dilation)?, cold)?;
     }
-    if wanted("kubeadm") {
-        let theirs = measure(&mut Side::kubeadm(dilation)?)?;
+    if both || has("kubeadm") {
+        let theirs = measure(&mut Side::kubeadm(dilation)?, cold)?;
         if !ours.is_empty() {
             println!("## guest seconds: ours, kubeadm's guides, ratio");
         }
@@ -62,9 +65,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(side: &mut Side) -> Result<Figures> {
+fn measure(side: &mut Side, only_cold: bool) -> Result<Figures> {
     println!("## {}", side.name);
     let mut figures = cold(side)?;
+    if only_cold {
+        return Ok(figures);
+    }
     let admin = side.admin(Duration::from_secs(10))?;
     for i in 0..2 {
         let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("c{i}") }, "data": { "n": "0" } });
