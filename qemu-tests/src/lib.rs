@@ -86,6 +86,9 @@ pub struct Node {
 pub fn directory() -> std::io::Result<TempDir> {
     const OURS: &str = "quorate-test-";
     static SWEPT: Once = Once::new();
+    // One process at a time: another one's new directory is not locked yet.
+    let turn = File::open(std::env::temp_dir())?;
+    turn.lock()?;
     SWEPT.call_once(|| {
         for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
             let is_left = || Some(File::open(entry.path()).ok()?.try_lock().is_ok());
