@@ -1,5 +1,8 @@
-//! A worker's kubelet starts when it has a certificate: one that it has from an earlier boot (then at once: its pods do not
-//! wait for the API), or the first one, which is asked for here with the node's token (`enrolment.rs`).
+//! A worker's kubelet starts when the API answers and it has a certificate: one that it has from an earlier boot, or the first
+//! one, which is asked for here with the node's token (`enrolment.rs`).
+//!
+//! Without the API it could do nothing: which pods are its own it has from there alone. It asks again ever later, up to half
+//! a minute apart, and where all nodes boot at once (after a power cut, say) the masters need some seconds longer.
 //!
 //! The kubelet could ask by itself (TLS bootstrap). It begins all its watches before the answer is there, as nobody; they
 //! are turned away and try again ever later, each at its own time. A pod that comes before the list of services is put off
@@ -26,6 +29,13 @@ pub(super) fn wait(config: &NodeConfig, channel: Channel) -> Result<(), String> 
     let mut told = Told::new(channel, QUIET);
     let mut enrolment = Enrolment::new(config)?;
     let mut unknown: Option<Instant> = None;
+    while is_enrolled(now()) {
+        match Api::with_token(config).and_then(|api| api.is_well("/readyz")) {
+            Ok(()) => return channel.done(API),
+            Err(e) => told.say(format!("the kubelet waits for the API: {e}"))?,
+        }
+        std::thread::sleep(ASK);
+    }
     while !is_enrolled(now()) {
         match Api::with_token(config).map_err(Failure::Other).and_then(|api| enrolment.go_on(&api, now())) {
             Ok(None) => {}

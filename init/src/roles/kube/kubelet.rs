@@ -36,7 +36,7 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
         // new member of an old cluster that came to 19 s after the apiserver was ready.
         needs.push(STORE.into());
     } else {
-        // Until it has a certificate (`agent/src/kube/admission.rs` says why).
+        // Until the API answers and it has a certificate (`agent/src/kube/admission.rs` says why).
         needs.push(API.into());
     }
     plan.services.push(Service {
