@@ -82,7 +82,7 @@ impl Api {
         Self::with(format!("https://{endpoint}"), &ca, Some((own, own)), None, SILENCE)
     }
 
-    /// The endpoint, as this worker before it has a certificate.
+    /// The endpoint, as this worker before it has a certificate; health is asked as nobody.
     pub(super) fn with_token(config: &NodeConfig) -> Result<Self, String> {
         let endpoint = config.cluster.endpoint.as_deref().ok_or("quorate.cluster.endpoint is missing")?;
         let token = config.kubernetes().bootstrap_tokens.get(config.name()).cloned();

@@ -41,9 +41,12 @@ type Figures = Vec<(&'static str, f64)>;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    if let Some(word) = words.iter().find(|w| !["ours", "kubeadm", "cold", "disk"].contains(&w.as_str())) {
+        bail!("`{word}`: expected ours, kubeadm, cold or disk");
+    }
     let has = |word: &str| words.iter().any(|w| w == word);
     let both = has("ours") == has("kubeadm");
-    let cold = has("cold");
+    let only_cold = has("cold");
     if words == ["disk"] {
         return disk::base().map(drop);
     }
@@ -51,10 +54,10 @@ fn main() -> Result<()> {
     println!("## a cluster of six: three masters with etcd, two load balancers, a worker; dilated {dilation}-fold");
     let mut ours = Figures::new();
     if both || has("ours") {
-        ours = measure(&mut Side::ours(dilation)?, cold)?;
+        ours = measure(&mut Side::ours(dilation)?, only_cold)?;
     }
     if both || has("kubeadm") {
-        let theirs = measure(&mut Side::kubeadm(dilation)?, cold)?;
+        let theirs = measure(&mut Side::kubeadm(dilation)?, only_cold)?;
         if !ours.is_empty() {
             println!("## guest seconds: ours, kubeadm's guides, ratio");
         }

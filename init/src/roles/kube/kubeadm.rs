@@ -102,7 +102,7 @@ const KUBELET: Reasons = &[
     ("nodeStatusReportFrequency", "the default, which setting `nodeStatusUpdateFrequency` alone would change"),
     (
         "nodeStatusUpdateFrequency",
-        "a node that is back soon is Ready within a second instead of ten; only what changed is sent",
+        "a node that is back soon is looked at every second instead of every ten; only what changed is sent",
     ),
     (
         "protectKernelDefaults",

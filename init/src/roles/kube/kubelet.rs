@@ -32,8 +32,8 @@ pub(super) fn add(config: &NodeConfig, plan: &mut NodePlan) -> Result<(), String
     let mut needs = owned(&[ADDRESS, PKI, "containerd", "pause-image"]);
     if is_master {
         done.extend([API, OBJECTS]);
-        // It asks the apiserver that it starts itself, and after each time in vain it waits longer, up to half a minute: on a
-        // new member of an old cluster that came to 19 s after the apiserver was ready.
+        // It asks the apiserver that it starts itself, and after each time in vain it waits longer, up to half a minute: a
+        // new member of an old cluster had its pods up to 19 s after its apiserver was ready.
         needs.push(STORE.into());
     } else {
         // Until the API answers and it has a certificate (`agent/src/kube/admission.rs` says why).
