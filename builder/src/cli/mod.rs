@@ -38,8 +38,9 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  quorate chaos --list\n  quorate chaos examples/stacked.toml\n  quorate chaos examples/compact.toml \
-lb-power master-power --again\n\nThe cluster gets a name, secrets and disks of its own, in the directory CLUSTER.chaos beside the file. It is booted \
-once for its description and images; rows that were measured with them are not run again, and an interrupted run goes on where it was. \
+lb-power master-power --again\n\nThe cluster gets a name, secrets and disks of its own; what is measured lies in the directory CLUSTER.chaos beside \
+the file. It is booted once for its description and images, and its saved state kept (some gigabytes, until `quorate cluster down \
+CLUSTER.chaos/cluster.toml --wipe`); rows that were measured with them are not run again, and an interrupted run goes on where it was. \
 Rows run as fast as this machine bears, which is tried once per boot (minutes, some more on a slow machine); with --dilation at 0.45 of it."
 )]
 pub(crate) struct Chaos {

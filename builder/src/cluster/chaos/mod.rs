@@ -3,6 +3,7 @@
 //!
 //! | question | file |
 //! |---|---|
+//! | which cluster, and what of it is measured? | `own.rs` |
 //! | what is done to whom? | `rows.rs`, as data |
 //! | what do clients see meanwhile? | `measure.rs` |
 //! | how slowly does the clock go? | `pace.rs` |
@@ -12,6 +13,7 @@
 
 mod changed;
 mod measure;
+mod own;
 mod pace;
 mod report;
 mod rows;
@@ -19,10 +21,10 @@ mod timeline;
 mod watch;
 
 use super::leaders::{self, Leaders};
-use super::machines::{image_of, snapshot_dir, state_dir};
+use super::machines::{snapshot_dir, state_dir};
 use super::secrets::Secrets;
 use super::seed::dir_of;
-use super::spec::{self, Spec};
+use super::spec::Spec;
 use super::talk::administrator;
 use super::up;
 use crate::cli::Format;
@@ -64,9 +66,9 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let lab = Lab { pid: args.lab.pid.or_else(|| std::process::id().try_into().ok()), ..args.lab.clone() };
     let file = args.file.as_deref().context("which cluster? hint: quorate chaos examples/stacked.toml")?;
     let dir = file.with_extension("chaos");
-    let (own, spec) = own_cluster(file, &dir)?;
+    let (own, spec) = own::cluster(file, &dir)?;
     let has = |role: &Role| spec.nodes.iter().any(|n| n.roles.contains(role));
-    let subject = subject(&own, &spec, &lab)?;
+    let subject = own::subject(&own, &spec, &lab)?;
     let mut results = Results::read(&dir, &subject)?;
     let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
     other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));
@@ -108,35 +110,6 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     ensure!(alarms.is_empty(), "nothing was done, and all the same:\n{}", alarms.join("\n"));
     ensure!(failed.is_empty(), "rows that could not be measured:\n{}", failed.join("\n"));
     Ok(())
-}
-
-/// The same description under a name of its own: disks and VMs of the cluster that it describes are left alone.
-fn own_cluster(file: &Path, dir: &Path) -> Result<(PathBuf, Spec)> {
-    let spec = spec::read(file)?;
-    if !spec.nodes.iter().any(|n| n.roles.contains(&Role::Master)) {
-        let text = format!("{}: no node has the role master, and it is the API that is measured", file.display());
-        return Err(Refused(vec![text]).into());
-    }
-    let text = std::fs::read_to_string(file)?;
-    let mut table: toml::Table = text.parse()?;
-    let name: String = spec.cluster.name.chars().take(32 - "-chaos".len()).collect();
-    if let Some(cluster) = table.get_mut("cluster").and_then(toml::Value::as_table_mut) {
-        cluster.insert("name".into(), format!("{name}-chaos").into());
-    }
-    let own = dir.join("cluster.toml");
-    crate::store::write_whole(&own, table.to_string().as_bytes())?;
-    let spec = spec::read(&own)?;
-    Ok((own, spec))
-}
-
-/// What is measured: the description and the nodes' images.
-fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
-    let mut text = std::fs::read_to_string(own)?;
-    for node in &spec.nodes {
-        let sums = image_of(node, &lab.images)?.join("SHA256SUMS");
-        text += &std::fs::read_to_string(&sums).with_context(|| format!("reading {}", sums.display()))?;
-    }
-    Ok(crate::digest::sha256(text.as_bytes()))
 }
 
 /// A saved state.
