@@ -3,7 +3,7 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | which cluster, and what of it is measured? | `own.rs` |
+//! | which cluster is broken, and of what is a figure? | `subject.rs` |
 //! | what is done to whom? | `rows.rs`, as data |
 //! | what do clients see meanwhile? | `measure.rs` |
 //! | how slowly does the clock go? | `pace.rs` |
@@ -13,10 +13,10 @@
 
 mod changed;
 mod measure;
-mod own;
 mod pace;
 mod report;
 mod rows;
+mod subject;
 mod timeline;
 mod watch;
 
@@ -66,9 +66,9 @@ pub(crate) fn run(args: &crate::cli::Chaos) -> Result<()> {
     let lab = Lab { pid: args.lab.pid.or_else(|| std::process::id().try_into().ok()), ..args.lab.clone() };
     let file = args.file.as_deref().context("which cluster? hint: quorate chaos examples/stacked.toml")?;
     let dir = file.with_extension("chaos");
-    let (own, spec) = own::cluster(file, &dir)?;
+    let (own, spec) = subject::cluster(file, &dir)?;
     let has = |role: &Role| spec.nodes.iter().any(|n| n.roles.contains(role));
-    let subject = own::subject(&own, &spec, &lab)?;
+    let subject = subject::digest(&own, &spec, &lab)?;
     let mut results = Results::read(&dir, &subject)?;
     let (rows, other): (Vec<&Row>, Vec<&Row>) = wanted.into_iter().partition(|r| r.needs.iter().all(has));
     other.iter().for_each(|r| eprintln!("quorate: {}: this cluster has no such node", r.name));

@@ -19,7 +19,7 @@ use toml::Spanned;
 use written::Written;
 
 /// A cluster's name at most, characters: names of its machines and directories begin with it.
-const LONGEST_NAME: usize = 32;
+pub(crate) const LONGEST_NAME: usize = 32;
 
 /// Where in the file something is wrong, as a byte offset, and why.
 type Wrong = (usize, String);

@@ -1,7 +1,7 @@
-//! A cluster of its own to break, and what a figure is of.
+//! What is measured: a cluster of its own, told from others by its description and its nodes' images.
 
 use super::super::machines::image_of;
-use super::super::spec::{self, Spec};
+use super::super::spec::{self, LONGEST_NAME, Spec};
 use crate::cli::cluster::Lab;
 use crate::place::Refused;
 use anyhow::{Context, Result};
@@ -28,16 +28,16 @@ pub(super) fn cluster(file: &Path, dir: &Path) -> Result<(PathBuf, Spec)> {
 }
 
 /// A name that says whose it is: descriptions that name their clusters alike may lie beside each other, as in `examples`, and
-/// each has its saved state at the same time. A label (RFC 1123), at most 32 characters.
+/// each has its saved state at the same time. Two that are alike up to where it is cut are told apart by `bring_up`, which refuses.
 fn name(cluster: &str, stem: &str) -> String {
     let stem: String = stem.to_lowercase().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     let both = if stem.is_empty() || stem == cluster { cluster.to_owned() } else { format!("{cluster}-{stem}") };
-    let cut: String = both.chars().take(32 - "-chaos".len()).collect();
+    let cut: String = both.chars().take(LONGEST_NAME - "-chaos".len()).collect();
     format!("{}-chaos", cut.trim_end_matches('-'))
 }
 
-/// What is measured: the description and the nodes' images.
-pub(super) fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
+/// Of the description and the nodes' images: figures of another one are not this one's.
+pub(super) fn digest(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
     let mut text = std::fs::read_to_string(own)?;
     for node in &spec.nodes {
         let sums = image_of(node, &lab.images)?.join("SHA256SUMS");
@@ -48,7 +48,7 @@ pub(super) fn subject(own: &Path, spec: &Spec, lab: &Lab) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::{LONGEST_NAME, name};
     use proptest::prelude::*;
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
         #[test]
         fn a_name_is_a_label(cluster in "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", stem in ".{0,40}") {
             let name = name(&cluster, &stem);
-            prop_assert!(name.len() <= 32 && contract::check::is_label(&name), "{name}");
+            prop_assert!(name.len() <= LONGEST_NAME && contract::check::is_label(&name), "{name}");
         }
     }
 }
